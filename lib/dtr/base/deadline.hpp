@@ -1,0 +1,46 @@
+// Points in time that bound every wait.
+#pragma once
+
+#include <chrono>
+#include <compare>
+
+namespace dtr::inline v0 {
+
+/// The moment at which a call gives up. Converts from a duration, counted from now: `worker.wait(round, 5s)`.
+class Deadline {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  template <class Rep, class Period>
+  Deadline(std::chrono::duration<Rep, Period> from_now) noexcept  // NOLINT(google-explicit-constructor): reads as `5s`
+      : at_(saturated(from_now)) {}
+
+  explicit Deadline(Clock::time_point at) noexcept : at_(at) {}
+
+  [[nodiscard]] Clock::time_point at() const noexcept { return at_; }
+  [[nodiscard]] bool passed() const noexcept { return Clock::now() >= at_; }
+
+  /// Time left, never negative.
+  [[nodiscard]] Clock::duration left() const noexcept {
+    const auto now = Clock::now();
+    return now >= at_ ? Clock::duration::zero() : at_ - now;
+  }
+
+  [[nodiscard]] std::chrono::milliseconds left_ms() const noexcept {
+    return std::chrono::ceil<std::chrono::milliseconds>(left());
+  }
+
+  friend auto operator<=>(const Deadline&, const Deadline&) = default;
+
+ private:
+  template <class Rep, class Period>
+  static Clock::time_point saturated(std::chrono::duration<Rep, Period> from_now) noexcept {
+    constexpr auto kLongest = std::chrono::hours(24 * 365);
+    if (from_now >= kLongest) return Clock::now() + kLongest;  // beyond this, time_point would overflow
+    return Clock::now() + std::chrono::duration_cast<Clock::duration>(from_now);
+  }
+
+  Clock::time_point at_;
+};
+
+}  // namespace dtr::inline v0

@@ -1,0 +1,32 @@
+#include "support/test_support.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace dtr::testing {
+
+std::chrono::milliseconds scaled(std::chrono::milliseconds bound) {
+  const char* text = std::getenv("DTR_TEST_TIME_SCALE");
+  const double scale = text != nullptr ? std::atof(text) : 1.0;
+  return std::chrono::milliseconds(
+      static_cast<std::int64_t>(static_cast<double>(bound.count()) * (scale > 0 ? scale : 1)));
+}
+
+TemporaryFolder::TemporaryFolder() {
+  std::string pattern = (std::filesystem::temp_directory_path() / "dtr-test-XXXXXX").string();
+  if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed: " + pattern);
+  path_ = pattern;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+std::size_t open_descriptors() {
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++count;
+  return count - 1;  // the iterator's own
+}
+
+}  // namespace dtr::testing
