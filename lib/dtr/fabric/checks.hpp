@@ -1,0 +1,64 @@
+// The checks and small executions that every transport does in the same way.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "dtr/fabric/transport.hpp"
+
+namespace dtr::inline v0 {
+namespace fabric {
+
+/// What an operation needs the target to allow.
+[[nodiscard]] constexpr Access needed_access(Opcode opcode) noexcept {
+  switch (opcode) {
+    case Opcode::put:
+    case Opcode::put_notify:
+      return Access::write;
+    case Opcode::get:
+      return Access::read;
+    case Opcode::fetch_add:
+    case Opcode::compare_swap:
+      return Access::atomic;
+    case Opcode::send:
+    case Opcode::flush:
+      return Access::none;
+  }
+  return Access::none;
+}
+
+/// Initiator's side: is the request well formed, inside both regions, and allowed by the key?
+/// Returns ok, invalid_argument, not_registered, out_of_range, permission_denied.
+[[nodiscard]] inline Errc check_request(const WorkRequest& request, std::uint64_t max_message) noexcept {
+  if (request.opcode == Opcode::flush) return Errc::ok;
+  if (request.value > WorkRequest::kMaxValue) return Errc::invalid_argument;
+  if (request.opcode == Opcode::send) {
+    if (request.length > max_message) return Errc::out_of_range;
+    return request.payload == nullptr && request.length > 0 ? Errc::invalid_argument : Errc::ok;
+  }
+  const std::uint64_t bytes = request.bytes();
+  if (bytes == 0 && request.opcode == Opcode::put_notify) return Errc::ok;
+  if (request.local == nullptr || request.remote == nullptr) return Errc::not_registered;
+  if (!request.local->contains(request.local_offset, bytes)) return Errc::out_of_range;
+  const RemoteKey& key = request.remote->key;
+  if (request.remote_offset > key.length || bytes > key.length - request.remote_offset) return Errc::out_of_range;
+  if (!allows(key.access, needed_access(request.opcode))) return Errc::permission_denied;
+  if (request.is_atomic()) {
+    if ((key.address + request.remote_offset) % 8 != 0) return Errc::invalid_argument;
+    if (key.atomic_home != AtomicHome::cpu || key.kind == MemoryKind::cuda) return Errc::unsupported;
+  }
+  return Errc::ok;
+}
+
+/// Executes an atomic on an aligned word of host memory with the CPU; returns the old value.
+[[nodiscard]] inline std::uint64_t execute_atomic(Opcode opcode, std::byte* word, std::uint64_t operand,
+                                                  std::uint64_t compare) noexcept {
+  const std::atomic_ref<std::uint64_t> target(*reinterpret_cast<std::uint64_t*>(word));
+  if (opcode == Opcode::fetch_add) return target.fetch_add(operand, std::memory_order_acq_rel);
+  std::uint64_t expected = compare;
+  target.compare_exchange_strong(expected, operand, std::memory_order_acq_rel);
+  return expected;
+}
+
+}  // namespace fabric
+}  // namespace dtr::inline v0

@@ -1,0 +1,142 @@
+// The seam between libdtr and a way to move bytes. Every transport is a Transport and its Channels; nothing above
+// this header knows which one it has. Written with RC queue pairs in mind: one-sided requests, ordered per channel.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dtr/base/deadline.hpp"
+#include "dtr/base/error.hpp"
+#include "dtr/fabric/completion.hpp"
+#include "dtr/fabric/identity.hpp"
+#include "dtr/fabric/work_request.hpp"
+#include "dtr/memory/region_table.hpp"
+
+namespace dtr::inline v0 {
+
+class Config;
+
+namespace fabric {
+
+/// A peer's region as one channel reaches it. Made by Channel::import, owned by the channel.
+struct RemoteRegion {
+  RemoteKey key{};
+  std::atomic<std::byte*> mapped{nullptr};                     ///< the region in this address space, if it is here
+  std::atomic<std::atomic<std::uint32_t>*> validity{nullptr};  ///< holds key.generation while the key is valid
+};
+
+/// What a transport tells the fabric. Called only from inside Transport::progress.
+class Receiver {
+ public:
+  virtual ~Receiver() = default;
+  virtual void on_notify(PeerId from, Port port, std::uint32_t value) noexcept = 0;
+  virtual void on_message(PeerId from, Port port, std::span<const std::byte> payload) noexcept = 0;
+  /// The peer is dead (peer_failed) or said goodbye (peer_left). Told once a transport and peer.
+  virtual void on_peer_down(PeerId peer, Errc code, std::string_view why) noexcept = 0;
+};
+
+enum class ChannelState : std::uint8_t { connecting, open, closed, failed };
+
+/// The way to one peer: a queue of work requests. post and cancel: any thread. All calls are non-blocking;
+/// waiting is done above by making progress.
+class Channel {
+ public:
+  virtual ~Channel() = default;
+
+  /// Takes requests in order until one cannot be taken; see PostResult. Allocates nothing. While `connecting` it
+  /// takes none (`again`). A request still open at the deadline ends with timed_out (not quiesced unless its status
+  /// says so).
+  [[nodiscard]] virtual PostResult post(std::span<const WorkRequest> requests, Deadline deadline) noexcept = 0;
+
+  /// Makes a peer's key usable in requests on this channel; the same key gives the same object, which lives as long
+  /// as the channel. Checks nothing at the peer: a revoked or forged key is refused when it is used.
+  [[nodiscard]] virtual Result<const RemoteRegion*> import(const RemoteKey& key) = 0;
+
+  /// Ends every open request of this completion with `cancelled`; returns how many. What has not started is
+  /// quiesced at once, the rest when quiesced() says so.
+  virtual std::uint32_t cancel(Completion& completion) noexcept = 0;
+
+  /// True when no request that already ended (timed_out, cancelled) can still touch memory of this process.
+  [[nodiscard]] virtual bool quiesced() const noexcept = 0;
+
+  /// Forces quiescence: drops the connection and makes a new one. Open puts, gets and messages are replayed,
+  /// open atomics end with `cancelled`, fate unknown.
+  virtual void reset() noexcept = 0;
+
+  /// Starts an orderly end: what is open finishes, the peer learns that we leave. state() becomes closed.
+  virtual void close() noexcept = 0;
+
+  /// Ends everything at once with this code; state() becomes failed.
+  virtual void abort(Errc code) noexcept = 0;
+
+  [[nodiscard]] virtual ChannelState state() const noexcept = 0;
+
+  /// For people: "shm", "tcp 10.0.0.2:4711".
+  [[nodiscard]] virtual std::string path() const = 0;
+
+  /// The cause of a failure in words: errno, device status, what the peer said.
+  [[nodiscard]] virtual std::string explain(const Status& status) const = 0;
+};
+
+/// What every transport is given when it is made.
+struct TransportContext {
+  const Identity& identity;  ///< who we are; the token is there before the first progress
+  RegionTable& regions;
+  Receiver& receiver;
+  const Config& config;
+};
+
+/// One kind of data path in this process. Its factory returns the reason as an Error where it is not viable.
+/// progress, prepare_sleep and drained are called by one thread at a time; the rest by any.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+
+  /// Two ranks can use this transport between them if and only if their domains are equal.
+  [[nodiscard]] virtual std::string domain() const = 0;
+
+  /// Kinds of memory that it reads and writes without staging.
+  [[nodiscard]] virtual bool moves(MemoryKind kind) const noexcept = 0;
+
+  /// How peers reach this process; exchanged at start.
+  [[nodiscard]] virtual std::vector<std::byte> address() const = 0;
+
+  /// Does what the device needs before the region can be used, and fills its part of the key.
+  [[nodiscard]] virtual Result<void> register_region(Region& region) = 0;
+
+  /// True when no peer can touch the revoked region through this transport any more. Called until it is.
+  [[nodiscard]] virtual bool drained(const Region& region) noexcept = 0;
+
+  /// Undoes register_region. The region is revoked and drained.
+  virtual void deregister_region(Region& region) noexcept = 0;
+
+  /// Starts to connect; the channel is `connecting` until progress has finished it, or `failed` at the deadline.
+  [[nodiscard]] virtual Result<std::unique_ptr<Channel>> connect(PeerId peer, std::span<const std::byte> address,
+                                                                 Deadline deadline) = 0;
+
+  /// Moves things on; returns how many events it handled, about `budget` at most.
+  virtual int progress(int budget) noexcept = 0;
+
+  /// Readable when progress has something to do, provided prepare_sleep returned true before. -1 = never sleeps.
+  [[nodiscard]] virtual int wait_descriptor() const noexcept = 0;
+
+  /// Asks peers to ring. False: there is work already, do not sleep.
+  [[nodiscard]] virtual bool prepare_sleep() noexcept = 0;
+
+  /// When progress wants to be called although nothing arrives (deadlines, retries); time_point::max() = never.
+  [[nodiscard]] virtual Deadline::Clock::time_point next_deadline() const noexcept = 0;
+
+  /// From now on this peer's connections are refused with `fenced`, and present ones are dropped.
+  virtual void fence(PeerId peer) noexcept = 0;
+};
+
+}  // namespace fabric
+}  // namespace dtr::inline v0

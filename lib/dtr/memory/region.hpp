@@ -1,0 +1,88 @@
+// Registered memory: what it is, who may touch it, and the key that lets a peer reach it.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "dtr/base/error.hpp"
+#include "dtr/memory/segment.hpp"
+
+namespace dtr::inline v0 {
+
+enum class MemoryKind : std::uint8_t { host = 0, pinned = 1, cuda = 2 };
+
+/// What peers may do with a region. The owner may always do everything.
+enum class Access : std::uint8_t { none = 0, read = 1, write = 2, read_write = 3, atomic = 4, all = 7 };
+
+[[nodiscard]] constexpr bool allows(Access granted, Access wanted) noexcept {
+  return (static_cast<unsigned>(granted) & static_cast<unsigned>(wanted)) == static_cast<unsigned>(wanted);
+}
+
+/// Who executes atomics on a region: the owner's CPU, or one NIC for everybody. The two never mix on one word.
+enum class AtomicHome : std::uint8_t { cpu = 0, device = 1 };
+
+struct RegionOptions {
+  MemoryKind kind = MemoryKind::host;
+  int device = -1;     ///< GPU number for kind cuda
+  int numa_node = -1;  ///< where the memory lives, -1 = unknown
+  Access access = Access::all;
+  bool polled = false;  ///< arrival is learnt by polling aligned 8-byte words: no relaxed ordering on any NIC
+  AtomicHome atomic_home = AtomicHome::cpu;
+  int dmabuf_fd = -1;  ///< exported GPU memory, -1 = none
+};
+
+/// Names a region towards peers. Plain bytes: copied over the wire as it is (little-endian hosts only).
+struct RemoteKey {
+  static constexpr std::size_t kMaxRails = 8;
+
+  std::uint32_t slot = 0;        ///< the owner's table entry
+  std::uint32_t generation = 0;  ///< odd while valid; another registration in the same slot has another one
+  std::uint64_t secret = 0;      ///< random: a key cannot be guessed
+  std::uint64_t length = 0;      ///< bytes
+  std::uint64_t address = 0;     ///< in the owner's address space
+  std::uint64_t segment = 0;     ///< the owner's shared segment that holds the region, 0 = none
+  std::uint64_t segment_offset = 0;
+  MemoryKind kind = MemoryKind::host;
+  Access access = Access::none;
+  AtomicHome atomic_home = AtomicHome::cpu;
+  std::uint8_t polled = 0;
+  std::uint32_t reserved = 0;
+  std::array<std::uint32_t, kMaxRails> rkeys{};  ///< one per NIC of the owner
+};
+static_assert(sizeof(RemoteKey) == 88);
+
+/// One registration in this process. Made and ended by a RegionTable; the address is stable in between.
+class Region {
+ public:
+  [[nodiscard]] std::byte* data() const noexcept { return base_; }
+  [[nodiscard]] std::uint64_t length() const noexcept { return length_; }
+  [[nodiscard]] std::span<std::byte> span() const noexcept { return {base_, length_}; }
+  [[nodiscard]] const RegionOptions& options() const noexcept { return options_; }
+  [[nodiscard]] const RemoteKey& key() const noexcept { return key_; }
+
+  /// True if [offset, offset + bytes) lies inside; safe against overflow.
+  [[nodiscard]] bool contains(std::uint64_t offset, std::uint64_t bytes) const noexcept {
+    return offset <= length_ && bytes <= length_ - offset;
+  }
+
+  /// Operations of this process that still read or write the memory behind the caller's back.
+  void begin_use(std::uint32_t operations = 1) noexcept { uses_.fetch_add(operations, std::memory_order_relaxed); }
+  void end_use(std::uint32_t operations = 1) noexcept { uses_.fetch_sub(operations, std::memory_order_release); }
+  [[nodiscard]] std::uint32_t uses() const noexcept { return uses_.load(std::memory_order_acquire); }
+
+ private:
+  friend class RegionTable;
+
+  std::byte* base_ = nullptr;
+  std::uint64_t length_ = 0;
+  RegionOptions options_{};
+  RemoteKey key_{};
+  std::shared_ptr<Segment> segment_;  ///< keeps managed memory mapped while it is registered
+  std::atomic<std::uint32_t> uses_{0};
+};
+
+}  // namespace dtr::inline v0
