@@ -20,8 +20,6 @@
 
 namespace dtr::inline v0 {
 
-class Config;
-
 namespace fabric {
 
 /// A peer's region as one channel reaches it. Made by Channel::import, owned by the channel.
@@ -89,15 +87,30 @@ struct TransportContext {
   const Identity& identity;  ///< who we are; the token is there before the first progress
   RegionTable& regions;
   Receiver& receiver;
-  const Config& config;
+};
+
+/// Something that the progress engine drives. All calls come from one thread at a time, except wait_descriptor.
+class ProgressSource {
+ public:
+  virtual ~ProgressSource() = default;
+
+  /// Moves things on; returns how many events it handled, about `budget` at most.
+  virtual int progress(int budget) noexcept = 0;
+
+  /// Readable when progress has something to do, provided prepare_sleep returned true before. -1 = never rings.
+  [[nodiscard]] virtual int wait_descriptor() const noexcept = 0;
+
+  /// Asks peers to ring. False: there is work already, do not sleep.
+  [[nodiscard]] virtual bool prepare_sleep() noexcept = 0;
+
+  /// When progress wants to be called although nothing arrives (deadlines, retries); time_point::max() = never.
+  [[nodiscard]] virtual Deadline::Clock::time_point next_deadline() const noexcept = 0;
 };
 
 /// One kind of data path in this process. Its factory returns the reason as an Error where it is not viable.
-/// progress, prepare_sleep and drained are called by one thread at a time; the rest by any.
-class Transport {
+/// As a ProgressSource, and `drained` too, it is called by one thread at a time; the rest by any.
+class Transport : public ProgressSource {
  public:
-  virtual ~Transport() = default;
-
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
 
   /// Two ranks can use this transport between them if and only if their domains are equal.
@@ -121,18 +134,6 @@ class Transport {
   /// Starts to connect; the channel is `connecting` until progress has finished it, or `failed` at the deadline.
   [[nodiscard]] virtual Result<std::unique_ptr<Channel>> connect(PeerId peer, std::span<const std::byte> address,
                                                                  Deadline deadline) = 0;
-
-  /// Moves things on; returns how many events it handled, about `budget` at most.
-  virtual int progress(int budget) noexcept = 0;
-
-  /// Readable when progress has something to do, provided prepare_sleep returned true before. -1 = never sleeps.
-  [[nodiscard]] virtual int wait_descriptor() const noexcept = 0;
-
-  /// Asks peers to ring. False: there is work already, do not sleep.
-  [[nodiscard]] virtual bool prepare_sleep() noexcept = 0;
-
-  /// When progress wants to be called although nothing arrives (deadlines, retries); time_point::max() = never.
-  [[nodiscard]] virtual Deadline::Clock::time_point next_deadline() const noexcept = 0;
 
   /// From now on this peer's connections are refused with `fenced`, and present ones are dropped.
   virtual void fence(PeerId peer) noexcept = 0;
