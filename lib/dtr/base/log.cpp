@@ -13,6 +13,7 @@
 #include <spdlog/sinks/base_sink.h>
 #include <unistd.h>
 
+#include "dtr/base/config.hpp"
 #include "dtr/base/fd.hpp"
 #include "dtr/base/file.hpp"
 #include "dtr/base/fork_guard.hpp"
@@ -175,6 +176,12 @@ Result<void> configure_log(const LogOptions& options) {
   log.set_rank(options.rank);
   log.replace(make_logger(std::move(sinks)));
   return {};
+}
+
+Result<void> configure_log(const Config& config, int rank) {
+  const auto level = parse_log_level(config.text("log.level"));
+  if (!level) return fail(level.error());
+  return configure_log({.level = *level, .file = config.text("log.file"), .rank = rank});
 }
 
 void set_log_level(LogLevel level) noexcept { Log::instance().set_level(level); }

@@ -10,6 +10,8 @@
 
 namespace dtr::inline v0 {
 
+class Config;
+
 enum class LogLevel : int { trace, debug, info, warn, error, off };
 
 [[nodiscard]] std::string_view to_string(LogLevel level) noexcept;
@@ -27,6 +29,9 @@ struct LogOptions {
 /// Sets the process's one log: all Runtimes share it, the last call wins. Any thread, at any time.
 /// Errors: not_found, permission_denied, io_error... naming the file; the log then stays as it was.
 [[nodiscard]] Result<void> configure_log(const LogOptions& options);
+
+/// The same from the settings log.level and log.file.
+[[nodiscard]] Result<void> configure_log(const Config& config, int rank);
 
 void set_log_level(LogLevel level) noexcept;
 void set_log_rank(int rank) noexcept;
