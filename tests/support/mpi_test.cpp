@@ -10,9 +10,9 @@
 namespace dtr::testing {
 
 std::filesystem::path verdict_folder() {
-  const char* folder = std::getenv("DTR_VERDICT_FOLDER");
+  const char* folder = std::getenv("DTR_TEST_VERDICT_FOLDER");
   if (folder == nullptr) {
-    std::fputs("DTR_VERDICT_FOLDER is not set: start this program with tests/support/mpirun-test.sh\n", stderr);
+    std::fputs("DTR_TEST_VERDICT_FOLDER is not set: start this program with tests/support/mpirun-test.sh\n", stderr);
     std::_Exit(2);
   }
   return folder;

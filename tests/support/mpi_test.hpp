@@ -8,7 +8,7 @@
 
 namespace dtr::testing {
 
-/// The folder that all ranks of this run share (DTR_VERDICT_FOLDER); ends the process if the launcher set none.
+/// The folder that all ranks of this run share (DTR_TEST_VERDICT_FOLDER); ends the process if the launcher set none.
 [[nodiscard]] std::filesystem::path verdict_folder();
 
 /// Ends this process as `kill -9` does. Name the rank in dtr_mpi_test's DEAD.

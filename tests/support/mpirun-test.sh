@@ -4,7 +4,7 @@
 #
 #   mpirun-test.sh -n RANKS [-t SECONDS] [-d RANK,...] [-m "MPIRUN OPTIONS"] -- PROGRAM [ARGUMENT...]
 #
-# Each rank finds DTR_VERDICT_FOLDER in its environment and, when it is content, writes `rank.N` there, whose first
+# Each rank finds DTR_TEST_VERDICT_FOLDER in its environment and, when it is content, writes `rank.N` there, whose first
 # line is "ok" (tests/support/mpi_main.cpp does it for programs made of GoogleTest cases). The test passes if
 #   - it ends within SECONDS (default 60, stretched by DTR_TEST_TIME_SCALE),
 #   - every rank that is not named by -d wrote "ok",
@@ -37,7 +37,7 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/dtr-mpi-XXXXXX")
 shared=$(mktemp -d /dev/shm/dtr-mpi-XXXXXX 2> /dev/null || echo "$folder")
 export OMPI_MCA_btl_vader_backing_directory=$shared OMPI_MCA_orte_tmpdir_base=$folder
 
-of_this_run() { grep -laF "DTR_VERDICT_FOLDER=$folder" /proc/[0-9]*/environ 2> /dev/null | cut -d/ -f3; }
+of_this_run() { grep -laF "DTR_TEST_VERDICT_FOLDER=$folder" /proc/[0-9]*/environ 2> /dev/null | cut -d/ -f3; }
 clean_up() {
   local left
   left=$(of_this_run)
@@ -49,7 +49,7 @@ trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
 
 [ -z "$dead" ] || mpirun_options+=(--enable-recovery)
-env DTR_VERDICT_FOLDER="$folder" timeout --kill-after=5 "$seconds" \
+env DTR_TEST_VERDICT_FOLDER="$folder" timeout --kill-after=5 "$seconds" \
   mpirun --tag-output -n "$ranks" "${mpirun_options[@]}" "$@" < /dev/null &
 launcher=$!
 wait "$launcher"

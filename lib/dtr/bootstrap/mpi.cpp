@@ -8,7 +8,7 @@
 
 #include <unistd.h>
 
-#include "dtr/bootstrap/mpi_process_internal.hpp"
+#include "dtr/bootstrap/detail/mpi_process.hpp"
 
 namespace dtr::inline v0 {
 namespace bootstrap {

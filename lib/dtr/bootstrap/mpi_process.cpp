@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "dtr/bootstrap/mpi_process_internal.hpp"
+#include "dtr/bootstrap/detail/mpi_process.hpp"
 
 namespace dtr::inline v0 {
 namespace bootstrap {

@@ -1,0 +1,19 @@
+# Tests of the project as a whole: its floors, its documentation, its installed form. Included by tests/CMakeLists.txt.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+set(tests ${PROJECT_SOURCE_DIR}/tests)
+
+add_test(NAME house/floors COMMAND Python3::Interpreter ${tests}/house/floors.py ${PROJECT_SOURCE_DIR})
+add_test(NAME house/floors-notices COMMAND Python3::Interpreter ${tests}/house/floors.py --self-test)
+
+list(TRANSFORM MPI_C_INCLUDE_DIRS PREPEND "-I" OUTPUT_VARIABLE mpi_flags)
+add_test(NAME docs/examples-compile
+         COMMAND Python3::Interpreter ${tests}/docs/examples.py ${PROJECT_SOURCE_DIR} ${CMAKE_CXX_COMPILER}
+                 -I${PROJECT_SOURCE_DIR}/lib ${mpi_flags} -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX
+                 $<TARGET_FILE:dtr> ${MPI_C_LIBRARIES} -pthread)
+
+add_test(NAME install/outside-programs
+         COMMAND ${tests}/install/install-test.sh ${PROJECT_BINARY_DIR} ${CMAKE_CXX_COMPILER})
+
+set_tests_properties(house/floors house/floors-notices docs/examples-compile install/outside-programs
+                     PROPERTIES LABELS unit TIMEOUT 300)
+set_tests_properties(docs/examples-compile install/outside-programs PROPERTIES RUN_SERIAL ON)
