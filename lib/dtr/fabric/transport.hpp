@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -135,8 +136,18 @@ class Transport : public ProgressSource {
   [[nodiscard]] virtual Result<std::unique_ptr<Channel>> connect(PeerId peer, std::span<const std::byte> address,
                                                                  Deadline deadline) = 0;
 
+  /// Tells every peer that is linked to this process, in either direction, that it leaves: they get
+  /// on_peer_down(peer_left) instead of peer_failed. Called once, before destruction, after channels are closed.
+  virtual void leave() noexcept = 0;
+
   /// From now on this peer's connections are refused with `fenced`, and present ones are dropped.
   virtual void fence(PeerId peer) noexcept = 0;
+};
+
+/// Makes one kind of transport, or says why it cannot work here.
+struct TransportFactory {
+  std::string name;
+  std::function<Result<std::unique_ptr<Transport>>(const TransportContext&)> make;
 };
 
 }  // namespace fabric

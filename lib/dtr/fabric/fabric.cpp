@@ -1,0 +1,472 @@
+#include "dtr/fabric/fabric.hpp"
+
+#include <algorithm>
+#include <deque>
+#include <string_view>
+
+#include "dtr/base/bytes.hpp"
+#include "dtr/base/log.hpp"
+#include "dtr/fabric/peer.hpp"
+
+namespace dtr::inline v0 {
+namespace fabric {
+
+namespace {
+
+/// Tells the completions of a run of requests how they ended.
+void finish_all(std::span<const WorkRequest> requests, Status status) noexcept {
+  while (!requests.empty()) {
+    Completion* completion = requests.front().completion;
+    std::size_t run = 1;
+    while (run < requests.size() && requests[run].completion == completion) ++run;
+    if (completion != nullptr) completion->finish(static_cast<std::uint32_t>(run), status);
+    requests = requests.subspan(run);
+  }
+}
+
+void arm_all(std::span<const WorkRequest> requests) noexcept {
+  while (!requests.empty()) {
+    Completion* completion = requests.front().completion;
+    std::size_t run = 1;
+    while (run < requests.size() && requests[run].completion == completion) ++run;
+    if (completion != nullptr) completion->arm(static_cast<std::uint32_t>(run));
+    requests = requests.subspan(run);
+  }
+}
+
+}  // namespace
+
+Fabric::Fabric(FabricOptions options)
+    : identity_(options.identity), options_(std::move(options)), ports_(options_.hold_bytes) {}
+
+Result<std::unique_ptr<Fabric>> Fabric::create(FabricOptions options) {
+  if (options.identity.self >= options.identity.world) {
+    return fail(Errc::invalid_argument, "rank outside of the world", "start fabric");
+  }
+  try {
+    std::unique_ptr<Fabric> fabric(new Fabric(std::move(options)));
+    auto regions = RegionTable::create();
+    if (!regions) return fail(std::move(regions.error()));
+    fabric->regions_ = std::move(*regions);
+    fabric->engine_ = std::make_unique<ProgressEngine>(fabric->options_.progress);
+    if (auto made = fabric->make_transports(); !made) return fail(std::move(made.error()));
+    return fabric;
+  } catch (const Exception& e) {
+    return fail(e.error());
+  }
+}
+
+Result<void> Fabric::make_transports() {
+  const TransportContext context{.identity = identity_, .regions = *regions_, .receiver = *this};
+  auto loopback = make_loopback(context, options_.loopback);
+  if (!loopback) return fail(std::move(loopback.error()));
+  transports_.push_back(std::move(*loopback));
+  reports_.push_back({.name = "loopback", .viable = true, .reason = "always there"});
+
+  for (const std::string& name : options_.allow) {
+    const bool known = std::any_of(options_.transports.begin(), options_.transports.end(),
+                                   [&](const TransportFactory& factory) { return factory.name == name; });
+    if (known) continue;
+    std::string names;
+    for (const auto& factory : options_.transports) names += (names.empty() ? "" : ", ") + factory.name;
+    return fail(Errc::not_found, "transport \"" + name + "\" is not there; this build has " + names, "start fabric");
+  }
+  for (const TransportFactory& factory : options_.transports) {
+    if (!options_.allow.empty() &&
+        std::find(options_.allow.begin(), options_.allow.end(), factory.name) == options_.allow.end()) {
+      reports_.push_back({.name = factory.name, .viable = false, .reason = "not in transport.allow"});
+      continue;
+    }
+    auto made = factory.make(context);
+    if (made) {
+      transports_.push_back(std::move(*made));
+      reports_.push_back({.name = factory.name, .viable = true, .reason = "works here"});
+    } else {
+      reports_.push_back({.name = factory.name, .viable = false, .reason = made.error().to_string()});
+      DTR_LOG_INFO("transport ", factory.name, " is not viable: ", made.error().to_string());
+    }
+  }
+  return {};
+}
+
+Fabric::~Fabric() {
+  if (fork_guard_.in_forked_child()) {
+    // Threads and connections belong to the parent; the memory goes with the child's exit.
+    for (auto& peer : peers_) static_cast<void>(peer->channel_owner.release());
+    for (auto& transport : transports_) static_cast<void>(transport.release());
+    static_cast<void>(engine_.release());
+    return;
+  }
+  engine_->stop();
+  for (auto& peer : peers_) peer->end_backlog({.code = Errc::closed});
+  for (auto& peer : peers_) {
+    if (peer->channel_owner != nullptr) peer->channel_owner->abort(Errc::closed);
+  }
+  for (auto& peer : peers_) peer->channel_owner.reset();
+  transports_.clear();
+}
+
+std::vector<std::byte> Fabric::address() const {
+  ByteWriter out;
+  out.value(static_cast<std::uint32_t>(transports_.size() - 1));
+  for (std::size_t i = 1; i < transports_.size(); ++i) {
+    out.text(transports_[i]->name()).text(transports_[i]->domain()).bytes(transports_[i]->address());
+  }
+  return out.take();
+}
+
+Result<void> Fabric::choose_path(PeerId id, std::span<const std::byte> address) {
+  Peer& peer = *peers_.emplace_back(std::make_unique<Peer>(id));
+  if (id == self()) {
+    peer.transport = transports_.front().get();
+    peer.why = "this process";
+    return {};
+  }
+  struct Offer {
+    std::string domain;
+    std::span<const std::byte> address;
+  };
+  std::vector<std::pair<std::string, Offer>> offers;
+  ByteReader in(address);
+  const auto count = in.value<std::uint32_t>();
+  for (std::uint32_t i = 0; i < count && in.ok(); ++i) {
+    std::string name = in.text();
+    std::string domain = in.text();
+    offers.emplace_back(std::move(name), Offer{std::move(domain), in.bytes()});
+  }
+  if (!in.ok() || !in.at_end()) {
+    return fail(Errc::truncated, "the address is malformed", "start fabric", static_cast<int>(id));
+  }
+  std::string passed_over;
+  for (std::size_t i = 1; i < transports_.size(); ++i) {
+    const auto offer = std::find_if(offers.begin(), offers.end(),
+                                    [&](const auto& entry) { return entry.first == transports_[i]->name(); });
+    const std::string name(transports_[i]->name());
+    if (offer == offers.end()) {
+      passed_over += name + ": the peer does not have it; ";
+    } else if (offer->second.domain != transports_[i]->domain()) {
+      passed_over += name + ": domain " + transports_[i]->domain() + " here, " + offer->second.domain + " there; ";
+    } else {
+      peer.transport = transports_[i].get();
+      peer.address.assign(offer->second.address.begin(), offer->second.address.end());
+      peer.why = passed_over + "same domain " + offer->second.domain;
+      DTR_LOG_INFO("rank ", id, " by ", name, ": ", peer.why);
+      return {};
+    }
+  }
+  peer.why = passed_over;
+  return fail(Errc::unreachable, passed_over.empty() ? "no transport is left here" : passed_over, "start fabric",
+              static_cast<int>(id));
+}
+
+Result<void> Fabric::start(std::span<const std::vector<std::byte>> addresses, const JobToken& token) {
+  if (started_) return fail(Errc::already_exists, "started already", "start fabric");
+  if (addresses.size() != identity_.world) {
+    return fail(Errc::invalid_argument,
+                std::to_string(addresses.size()) + " addresses for " + std::to_string(identity_.world) + " ranks",
+                "start fabric");
+  }
+  identity_.token = token;
+  for (PeerId id = 0; id < identity_.world; ++id) {
+    if (auto chosen = choose_path(id, addresses[id]); !chosen) return chosen;
+  }
+  backlog_ = std::make_unique<Backlog>(peers_);
+  for (auto& transport : transports_) {
+    if (auto added = engine_->add(*transport); !added) return added;
+  }
+  if (auto added = engine_->add(*backlog_); !added) return added;
+  started_ = true;
+  return engine_->start();
+}
+
+Result<void> Fabric::stop(Deadline deadline) {
+  if (auto alive = fork_guard_.check("stop fabric"); !alive) return alive;
+  std::vector<Peer*> open;
+  for (auto& peer : peers_) {
+    Channel* channel = peer->channel.load(std::memory_order_acquire);
+    if (channel == nullptr || peer->down.load() != Errc::ok) continue;
+    open.push_back(peer.get());
+  }
+  const auto pending = [&](const Peer& peer) {
+    const ChannelState state = peer.channel.load(std::memory_order_acquire)->state();
+    return state != ChannelState::closed && state != ChannelState::failed;
+  };
+  // First what waits for room, then the channels' own end.
+  const auto backlog_empty = [&]() noexcept {
+    return std::none_of(open.begin(), open.end(), [](const Peer* peer) { return peer->has_backlog.load(); });
+  };
+  Errc outcome = engine_->wait(backlog_empty, deadline);
+  for (Peer* peer : open) peer->channel.load(std::memory_order_acquire)->close();
+  if (outcome == Errc::ok) {
+    outcome = engine_->wait(
+        [&]() noexcept { return std::none_of(open.begin(), open.end(), [&](const Peer* p) { return pending(*p); }); },
+        deadline);
+  }
+  if (outcome == Errc::would_deadlock) return fail(outcome, "called from a callback", "stop fabric");
+  std::string late;
+  for (const Peer* peer : open) {
+    if (pending(*peer)) late += (late.empty() ? "" : ", ") + std::to_string(peer->id);
+  }
+  engine_->exclusively([&] {
+    for (auto& transport : transports_) transport->leave();
+  });
+  engine_->stop();
+  if (outcome != Errc::ok) return fail(outcome, "not flushed: rank " + late, "stop fabric");
+  return {};
+}
+
+// --- memory ---
+
+Result<Region*> Fabric::register_memory(std::span<std::byte> memory, const RegionOptions& options,
+                                        std::shared_ptr<Segment> segment) {
+  if (auto alive = fork_guard_.check("register memory"); !alive) return fail(std::move(alive.error()));
+  auto region = regions_->add(memory, options, std::move(segment));
+  if (!region) return region;
+  for (std::size_t i = 0; i < transports_.size(); ++i) {
+    auto registered = transports_[i]->register_region(**region);
+    if (registered) continue;
+    for (std::size_t k = 0; k < i; ++k) transports_[k]->deregister_region(**region);
+    regions_->revoke(**region);
+    regions_->remove(**region);
+    return fail(std::move(registered.error()));
+  }
+  return region;
+}
+
+Result<Region*> Fabric::allocate_segment(std::size_t bytes, const RegionOptions& options) {
+  auto segment = Segment::create(next_segment_.fetch_add(1), bytes);
+  if (!segment) return fail(std::move(segment.error()));
+  const std::span<std::byte> memory((*segment)->data(), (*segment)->length());
+  return register_memory(memory, options, std::move(*segment));
+}
+
+Result<void> Fabric::unregister_memory(Region& region, Deadline deadline) {
+  if (auto alive = fork_guard_.check("unregister memory"); !alive) return alive;
+  regions_->revoke(region);
+  const auto quiet = [&]() noexcept {
+    if (region.uses() != 0) return false;
+    return engine_->exclusively([&]() noexcept {
+      return std::all_of(transports_.begin(), transports_.end(),
+                         [&](const auto& transport) { return transport->drained(region); });
+    });
+  };
+  if (engine_->in_progress()) return fail(Errc::would_deadlock, "called from a callback", "unregister memory");
+  if (engine_->wait(quiet, deadline) != Errc::ok) {
+    return fail(Errc::busy,
+                std::to_string(region.length()) +
+                    " bytes may still be touched by a peer or an open operation; the memory stays quarantined",
+                "unregister memory");
+  }
+  for (auto& transport : transports_) transport->deregister_region(region);
+  regions_->remove(region);
+  return {};
+}
+
+// --- work ---
+
+Result<Channel*> Fabric::connect(Peer& peer) {
+  const std::lock_guard lock(peer.mutex);
+  if (Channel* present = peer.channel.load(std::memory_order_acquire); present != nullptr) return present;
+  if (!started_) return fail(Errc::closed, "the fabric is not started", "connect", static_cast<int>(peer.id));
+  auto channel = peer.transport->connect(peer.id, peer.address, options_.connect_timeout);
+  if (!channel) return fail(std::move(channel.error()));
+  peer.channel_owner = std::move(*channel);
+  peer.channel.store(peer.channel_owner.get(), std::memory_order_release);
+  return peer.channel_owner.get();
+}
+
+Result<Channel*> Fabric::channel(PeerId id) {
+  if (auto alive = fork_guard_.check("connect"); !alive) return fail(std::move(alive.error()));
+  if (id >= peers_.size()) {
+    return fail(Errc::not_found, "there are " + std::to_string(peers_.size()) + " ranks", "connect",
+                static_cast<int>(id));
+  }
+  Peer& peer = *peers_[id];
+  if (peer.down.load(std::memory_order_acquire) != Errc::ok) return fail(peer_error(id, "connect"));
+  if (Channel* present = peer.channel.load(std::memory_order_acquire); present != nullptr) return present;
+  return connect(peer);
+}
+
+Result<const RemoteRegion*> Fabric::import(PeerId id, const RemoteKey& key) {
+  auto way = channel(id);
+  if (!way) return fail(std::move(way.error()));
+  return (*way)->import(key);
+}
+
+std::size_t Fabric::post_now(Peer& peer, std::span<const WorkRequest> requests, Deadline deadline) noexcept {
+  Channel* channel = peer.channel.load(std::memory_order_acquire);
+  std::size_t done = 0;
+  while (done < requests.size()) {
+    const auto rest = requests.subspan(done);
+    const PostResult result = channel->post(rest, deadline);
+    finish_all(rest.first(result.finished), {});
+    done += result.accepted;
+    if (result.accepted == rest.size()) break;
+    if (result.status.code == Errc::again) break;
+    finish_all(rest.subspan(result.accepted, 1), result.status);
+    ++done;
+  }
+  return done;
+}
+
+void Fabric::submit(PeerId id, std::span<const WorkRequest> requests, Deadline deadline) noexcept {
+  arm_all(requests);
+  Errc refused = Errc::ok;
+  if (fork_guard_.in_forked_child()) {
+    refused = Errc::forked;
+  } else if (id >= peers_.size()) {
+    refused = Errc::not_found;
+  } else {
+    Peer& peer = *peers_[id];
+    refused = peer.down.load(std::memory_order_acquire);
+    if (refused == Errc::ok && peer.channel.load(std::memory_order_acquire) == nullptr) {
+      if (auto connected = connect(peer); !connected) refused = connected.error().code;
+    }
+    if (refused == Errc::ok) {
+      std::size_t posted = 0;
+      if (!peer.has_backlog.load(std::memory_order_acquire)) posted = post_now(peer, requests, deadline);
+      if (posted < requests.size()) {
+        const Errc kept = peer.keep(requests.subspan(posted), deadline);
+        if (kept != Errc::ok) finish_all(requests.subspan(posted), {.code = kept});
+      }
+    }
+  }
+  if (refused != Errc::ok) finish_all(requests, {.code = refused});
+}
+
+Result<void> Fabric::wait(Completion& completion, PeerId peer, std::string_view operation, Deadline deadline) {
+  if (auto alive = fork_guard_.check(std::string(operation)); !alive) return alive;
+  const Errc outcome = engine_->wait([&]() noexcept { return completion.done(); }, deadline);
+  if (outcome == Errc::timed_out) {
+    return fail(explain(peer, {.code = outcome, .quiesced = false, .fenced = false}, operation));
+  }
+  if (outcome != Errc::ok) return fail(outcome, "called from a callback", std::string(operation));
+  const Status status = completion.status();
+  if (!status.ok()) return fail(explain(peer, status, operation));
+  return {};
+}
+
+std::uint32_t Fabric::cancel(PeerId id, Completion& completion) noexcept {
+  if (id >= peers_.size() || fork_guard_.in_forked_child()) return 0;
+  Peer& peer = *peers_[id];
+  std::uint32_t ended = peer.cancel_backlog(completion);
+  if (Channel* channel = peer.channel.load(std::memory_order_acquire); channel != nullptr) {
+    ended += channel->cancel(completion);
+  }
+  if (ended > 0) engine_->announce();
+  return ended;
+}
+
+Result<void> Fabric::quiesce(PeerId id, Deadline deadline, bool force) {
+  if (auto alive = fork_guard_.check("quiesce"); !alive) return alive;
+  if (id >= peers_.size()) return fail(Errc::not_found, "no such rank", "quiesce", static_cast<int>(id));
+  Channel* channel = peers_[id]->channel.load(std::memory_order_acquire);
+  if (channel == nullptr) return {};
+  if (force && !channel->quiesced()) channel->reset();
+  const Errc outcome = engine_->wait([&]() noexcept { return channel->quiesced(); }, deadline);
+  if (outcome == Errc::ok) return {};
+  if (outcome == Errc::would_deadlock) return fail(outcome, "called from a callback", "quiesce");
+  return fail(Errc::busy, "an ended operation may still touch memory", "quiesce", static_cast<int>(id),
+              channel->path());
+}
+
+Error Fabric::explain(PeerId id, const Status& status, std::string_view operation) const {
+  Error error{.code = status.code, .operation = std::string(operation), .peer = static_cast<int>(id)};
+  if (id >= peers_.size()) {
+    error.message = "there are " + std::to_string(peers_.size()) + " ranks";
+    return error;
+  }
+  const Peer& peer = *peers_[id];
+  if (status.code == Errc::peer_failed || status.code == Errc::peer_left || status.code == Errc::fenced) {
+    return peer_error(id, operation);
+  }
+  if (const Channel* channel = peer.channel.load(std::memory_order_acquire); channel != nullptr) {
+    error.path = channel->path();
+    error.message = channel->explain(status);
+  } else {
+    error.path = peer.transport != nullptr ? std::string(peer.transport->name()) : "no path";
+  }
+  if (!status.quiesced) error.message += error.message.empty() ? "not quiesced" : "; not quiesced";
+  if (!status.fenced) error.message += "; whether it lands at the target is unknown";
+  return error;
+}
+
+// --- events ---
+
+Result<void> Fabric::open_port(Port port, PortHandler& handler) {
+  if (engine_->in_progress()) return ports_.open(port, handler);
+  return engine_->exclusively([&] { return ports_.open(port, handler); });
+}
+
+void Fabric::close_port(Port port) noexcept {
+  if (engine_->in_progress()) {
+    ports_.close(port);
+  } else {
+    engine_->exclusively([&] { ports_.close(port); });
+  }
+}
+
+void Fabric::on_notify(PeerId from, Port port, std::uint32_t value) noexcept {
+  if (!ports_.notify(from, port, value)) {
+    on_peer_down(from, Errc::resource_exhausted, "its notifications for an unopened port exceed fabric.hold_bytes");
+  }
+}
+
+void Fabric::on_message(PeerId from, Port port, std::span<const std::byte> payload) noexcept {
+  if (!ports_.message(from, port, payload)) {
+    on_peer_down(from, Errc::resource_exhausted, "its messages for an unopened port exceed fabric.hold_bytes");
+  }
+}
+
+// --- peers ---
+
+void Fabric::on_peer_down(PeerId id, Errc code, std::string_view why) noexcept {
+  if (id >= peers_.size()) return;
+  Peer& peer = *peers_[id];
+  if (!peer.set_down(code, why)) return;
+  DTR_LOG_INFO("rank ", id, " is down: ", dtr::to_string(code), ": ", why);
+  peer.end_backlog({.code = code});
+  if (Channel* channel = peer.channel.load(std::memory_order_acquire); channel != nullptr) channel->abort(code);
+  ports_.peer_down(id, peer_error(id, {}));
+}
+
+void Fabric::declare_down(PeerId id, Errc code, std::string_view why) noexcept {
+  if (id >= peers_.size() || id == self() || fork_guard_.in_forked_child()) return;
+  const auto act = [&] {
+    if (peers_[id]->transport != nullptr) peers_[id]->transport->fence(id);
+    on_peer_down(id, code, why);
+  };
+  if (engine_->in_progress()) {
+    act();
+  } else {
+    engine_->exclusively(act);
+    engine_->announce();
+  }
+}
+
+Errc Fabric::peer_state(PeerId peer) const noexcept {
+  return peer < peers_.size() ? peers_[peer]->down.load(std::memory_order_acquire) : Errc::not_found;
+}
+
+Error Fabric::peer_error(PeerId id, std::string_view operation) const {
+  const Peer& peer = *peers_.at(id);
+  return {.code = peer.down.load(std::memory_order_acquire),
+          .message = peer.down_reason(),
+          .operation = std::string(operation),
+          .peer = static_cast<int>(id),
+          .path = peer.transport != nullptr ? std::string(peer.transport->name()) : std::string()};
+}
+
+PathReport Fabric::path(PeerId id) const {
+  PathReport report{.peer = id, .transport = "none", .reason = "no such rank", .detail = {}};
+  if (id >= peers_.size()) return report;
+  const Peer& peer = *peers_[id];
+  report.transport = peer.transport != nullptr ? std::string(peer.transport->name()) : "none";
+  report.reason = peer.why;
+  const Channel* channel = peer.channel.load(std::memory_order_acquire);
+  report.detail = channel != nullptr ? channel->path() : "not connected yet";
+  return report;
+}
+
+}  // namespace fabric
+}  // namespace dtr::inline v0

@@ -1,0 +1,73 @@
+// What a fabric knows of one peer, and the requests that wait for room on its channel. Internal to fabric/.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dtr/fabric/fabric.hpp"
+
+namespace dtr::inline v0 {
+namespace fabric {
+
+struct Fabric::Peer {
+  explicit Peer(PeerId number) : id(number) {}
+
+  const PeerId id;
+  Transport* transport = nullptr;
+  std::vector<std::byte> address;
+  std::string why;  ///< the reason for this path
+
+  std::atomic<Errc> down{Errc::ok};
+  std::atomic<Channel*> channel{nullptr};
+  std::unique_ptr<Channel> channel_owner;
+  std::atomic<bool> has_backlog{false};
+  mutable std::mutex mutex;
+
+  /// False if the peer is down already.
+  bool set_down(Errc code, std::string_view reason) noexcept;
+  [[nodiscard]] std::string down_reason() const;
+
+  /// Queues what found no room. Not ok: the peer went down meanwhile, or memory ran out; nothing is queued then.
+  [[nodiscard]] Errc keep(std::span<const WorkRequest> requests, Deadline deadline) noexcept;
+
+  /// Posts what finds room now, and ends what is past its deadline. Returns how many requests moved on.
+  int drain_backlog() noexcept;
+  void end_backlog(Status status) noexcept;
+  std::uint32_t cancel_backlog(Completion& completion) noexcept;
+
+ private:
+  struct Waiting {
+    WorkRequest request;
+    Deadline deadline;
+    std::vector<std::byte> payload;  ///< of a send; the caller's is gone by now
+  };
+  template <class Ends>
+  std::uint32_t end_if(Ends&& ends, Status status) noexcept;
+
+  std::deque<Waiting> backlog_;
+  std::string down_reason_;
+};
+
+/// Drains the backlogs of all peers as part of progress.
+class Fabric::Backlog final : public ProgressSource {
+ public:
+  explicit Backlog(const std::vector<std::unique_ptr<Peer>>& peers) : peers_(peers) {}
+
+  int progress(int budget) noexcept override;
+  int wait_descriptor() const noexcept override { return -1; }
+  bool prepare_sleep() noexcept override { return true; }
+  /// Room appears without a ring (the peer just reads on), so a backlog is looked at often.
+  Deadline::Clock::time_point next_deadline() const noexcept override;
+
+ private:
+  const std::vector<std::unique_ptr<Peer>>& peers_;
+};
+
+}  // namespace fabric
+}  // namespace dtr::inline v0

@@ -1,0 +1,298 @@
+#include "dtr/fabric/progress.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace dtr::inline v0 {
+namespace fabric {
+
+namespace {
+
+using Clock = Deadline::Clock;
+
+constexpr int kBudget = 256;
+/// While callers wait now and then, the thread looks this often instead of arming the bells: a bell costs the sender
+/// a system call and wakes a thread that the next waiting caller makes superfluous.
+constexpr auto kStandby = std::chrono::milliseconds(1);
+constexpr auto kLongStandby = std::chrono::milliseconds(4);
+/// No sleep is longer, whatever the sources say.
+constexpr auto kLongestSleep = std::chrono::milliseconds(500);
+
+int milliseconds_until(Clock::time_point when) noexcept {
+  const auto now = Clock::now();
+  if (when <= now) return 0;
+  return static_cast<int>(
+      std::chrono::ceil<std::chrono::milliseconds>(std::min<Clock::duration>(when - now, kLongestSleep)).count());
+}
+
+void futex_wake_all(std::atomic<std::uint32_t>& word) noexcept {
+  ::syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen, Clock::duration longest) noexcept {
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(longest);
+  const timespec limit{.tv_sec = static_cast<time_t>(seconds.count()),
+                       .tv_nsec = static_cast<long>(std::chrono::nanoseconds(longest - seconds).count())};
+  ::syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, seen, &limit, nullptr, 0);
+}
+
+void ring(int fd) noexcept {
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(fd, &one, sizeof one);  // full = it rings already
+}
+
+void silence(int fd) noexcept {
+  std::uint64_t count = 0;
+  [[maybe_unused]] const auto got = ::read(fd, &count, sizeof count);  // empty = nobody rang
+}
+
+}  // namespace
+
+ProgressEngine::ProgressEngine(ProgressOptions options) : options_(std::move(options)) {
+  epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
+  kick_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  quit_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!epoll_ || !kick_ || !quit_) throw Exception(errno_error(errno, "epoll, eventfd", "start progress"));
+  for (const int fd : {kick_.get(), quit_.get()}) {
+    epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+      throw Exception(errno_error(errno, "epoll_ctl", "start progress"));
+    }
+  }
+}
+
+ProgressEngine::~ProgressEngine() { stop(); }
+
+Result<void> ProgressEngine::add(ProgressSource& source) {
+  if (source.wait_descriptor() >= 0) {
+    epoll_event event{.events = EPOLLIN, .data = {.fd = source.wait_descriptor()}};
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, source.wait_descriptor(), &event) != 0) {
+      return fail(errno_error(errno, "epoll_ctl", "start progress"));
+    }
+  }
+  sources_.push_back(&source);
+  return {};
+}
+
+Result<void> ProgressEngine::start() {
+  if (!options_.thread) return {};
+  try {
+    thread_ = Thread([this](const std::stop_token& stop) { run(stop); },
+                     {.name = options_.name, .cpus = options_.cpus, .on_failure = {}});
+  } catch (const Exception& e) {
+    return fail(e.error());
+  }
+  return {};
+}
+
+void ProgressEngine::stop() noexcept {
+  if (!thread_.joinable()) return;
+  thread_.request_stop();
+  ring(quit_.get());  // never silenced: whoever sleeps wakes up
+  thread_.join();
+}
+
+bool ProgressEngine::in_progress() const noexcept {
+  return owner_.load(std::memory_order_relaxed) == std::this_thread::get_id();
+}
+
+int ProgressEngine::look() noexcept {
+  int handled = 0;
+  for (ProgressSource* source : sources_) handled += source->progress(kBudget);
+  return handled;
+}
+
+bool ProgressEngine::poll() noexcept {
+  if (in_progress()) return false;
+  const bool moved = attempt();
+  if (moved) hand_over();
+  return moved;
+}
+
+bool ProgressEngine::attempt() noexcept {
+  int handled = 0;
+  {
+    const Turn turn(*this, std::try_to_lock);
+    if (!turn) return false;
+    handled = look();
+  }
+  if (handled > 0) announce();
+  return handled > 0;
+}
+
+void ProgressEngine::announce() noexcept {
+  // Pairs with the fence of a waiter that is about to sleep: it sees what happened, or we see it.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (followers_.load(std::memory_order_relaxed) > 0) {
+    epoch_.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake_all(epoch_);
+  }
+  if (leader_asleep_.load(std::memory_order_relaxed)) ring(kick_.get());
+}
+
+Clock::time_point ProgressEngine::next_deadline() const noexcept {
+  auto earliest = Clock::time_point::max();
+  for (const ProgressSource* source : sources_) earliest = std::min(earliest, source->next_deadline());
+  return earliest;
+}
+
+bool ProgressEngine::arm() noexcept {
+  bool quiet = true;
+  for (ProgressSource* source : sources_) quiet = source->prepare_sleep() && quiet;
+  return quiet;
+}
+
+void ProgressEngine::sleep(Clock::time_point until) noexcept {
+  epoll_event events[4];
+  ::epoll_wait(epoll_.get(), events, 4, milliseconds_until(until));
+}
+
+void ProgressEngine::nap(std::chrono::milliseconds length) noexcept {
+  pollfd quit{.fd = quit_.get(), .events = POLLIN, .revents = 0};
+  ::poll(&quit, 1, static_cast<int>(length.count()));
+}
+
+void ProgressEngine::relax() const noexcept {
+  if (options_.yield) {
+    std::this_thread::yield();
+  } else {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+}
+
+Errc ProgressEngine::wait_for(Predicate done, Deadline deadline) noexcept {
+  if (done()) return Errc::ok;
+  if (in_progress()) return Errc::would_deadlock;
+  waiters_.fetch_add(1, std::memory_order_relaxed);
+  waits_.fetch_add(1, std::memory_order_relaxed);
+  Errc outcome = Errc::ok;
+  auto spin_until = Clock::now() + options_.spin;
+  while (true) {
+    const bool moved = attempt();
+    if (done()) break;
+    const auto now = Clock::now();
+    if (now >= deadline.at()) {
+      outcome = Errc::timed_out;
+      break;
+    }
+    if (moved) spin_until = now + options_.spin;
+    if (now < spin_until) {
+      relax();
+    } else if (!leader_.exchange(true, std::memory_order_acquire)) {
+      lead(done, deadline);
+      leader_.store(false, std::memory_order_release);
+      announce();  // a follower may lead now
+    } else {
+      follow(done, deadline);
+    }
+  }
+  waiters_.fetch_sub(1, std::memory_order_relaxed);
+  hand_over();
+  return outcome;
+}
+
+void ProgressEngine::lead(Predicate done, Deadline deadline) noexcept {
+  auto until = deadline.at();
+  int handled = 0;
+  {
+    const Turn turn(*this, std::try_to_lock);
+    if (!turn) {  // somebody is polling, and will tell us
+      std::this_thread::yield();
+      return;
+    }
+    handled = look();
+    if (handled == 0) {
+      if (!arm()) return;
+      until = std::min(until, next_deadline());
+    }
+  }
+  if (handled > 0) {
+    announce();
+    return;
+  }
+  leader_asleep_.store(true, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (!done()) sleep(until);
+  leader_asleep_.store(false, std::memory_order_relaxed);
+  silence(kick_.get());
+}
+
+void ProgressEngine::follow(Predicate done, Deadline deadline) noexcept {
+  const std::uint32_t seen = epoch_.load(std::memory_order_seq_cst);
+  followers_.fetch_add(1, std::memory_order_seq_cst);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  // The leader may have left between our look at it and here; then the next round leads.
+  if (!done() && leader_.load(std::memory_order_seq_cst)) {
+    futex_wait(epoch_, seen, std::min<Clock::duration>(deadline.left(), kLongestSleep));
+  }
+  followers_.fetch_sub(1, std::memory_order_seq_cst);
+}
+
+void ProgressEngine::hand_over() noexcept {
+  if (!thread_armed_.load(std::memory_order_seq_cst) || leader_.load(std::memory_order_seq_cst)) return;
+  int handled = 0;
+  while (true) {
+    const Turn turn(*this, std::try_to_lock);
+    if (!turn) break;  // whoever polls arms again before it sleeps
+    const int now = look();
+    handled += now;
+    if (now == 0 && arm()) break;
+  }
+  if (handled > 0) announce();
+}
+
+void ProgressEngine::run(const std::stop_token& stop) noexcept {
+  auto last_event = Clock::now();
+  std::uint64_t waits_seen = 0;
+  while (!stop.stop_requested()) {
+    if (attempt()) {
+      last_event = Clock::now();
+      continue;
+    }
+    if (waiters_.load(std::memory_order_relaxed) == 0 && Clock::now() - last_event < options_.spin) {
+      relax();
+      continue;
+    }
+    const std::uint64_t waits = waits_.load(std::memory_order_relaxed);
+    if (waits != waits_seen || waiters_.load(std::memory_order_relaxed) > 0) {
+      // Callers drive. Stand by away from the descriptors, so that what arrives wakes the caller and not this thread.
+      nap(waits != waits_seen ? kStandby : kLongStandby);
+      waits_seen = waits;
+      continue;
+    }
+    auto until = Clock::time_point::max();
+    {
+      const Turn turn(*this, std::try_to_lock);
+      if (!turn) {
+        std::this_thread::yield();
+        continue;
+      }
+      thread_armed_.store(true, std::memory_order_seq_cst);  // with the turn: who polls later sees it when leaving
+      if (look() > 0 || !arm()) {
+        thread_armed_.store(false, std::memory_order_seq_cst);
+        last_event = Clock::now();
+      } else {
+        until = next_deadline();
+      }
+    }
+    if (thread_armed_.load(std::memory_order_relaxed)) {
+      sleep(until);
+      thread_armed_.store(false, std::memory_order_seq_cst);
+    } else {
+      announce();
+    }
+  }
+}
+
+}  // namespace fabric
+}  // namespace dtr::inline v0
