@@ -7,8 +7,6 @@
 #include <iterator>
 #include <thread>
 
-#include <unistd.h>
-
 namespace dtr::testing {
 
 std::filesystem::path verdict_folder() {
@@ -27,9 +25,7 @@ void die_now() {
 
 void put_sign(const std::string& name, const std::string& text) {
   const auto final_name = verdict_folder() / ("sign." + name);
-  // A draft for each caller: several ranks may put up the same sign, and may have equal process numbers on two nodes.
-  std::string draft = (verdict_folder() / "draft.XXXXXX").string();
-  ::close(::mkstemp(draft.data()));
+  const auto draft = final_name.string() + ".draft";
   std::ofstream(draft) << text;
   std::filesystem::rename(draft, final_name);
 }

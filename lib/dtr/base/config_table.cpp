@@ -81,7 +81,7 @@ constexpr Setting kSettings[] = {
     {.key = "shm.cma", .type = choice, .initial = "auto", .choices = "auto on off",
      .help = "Copies between processes by process_vm_readv and writev for memory that is not managed: `auto` = where the kernel allows it, `on` = an Error where it does not, `off` = always the bounce ring."},
 
-    {.key = "memory.pool_bytes", .type = integer, .unit = bytes, .initial = "268435456", .minimum = kMiB, .maximum = 64 * kTiB,
+    {.key = "memory.pool_bytes", .type = integer, .unit = bytes, .initial = "33554432", .minimum = kMiB, .maximum = 64 * kTiB,
      .help = "First piece of the pool of registered memory."},
     {.key = "memory.pool_max_bytes", .type = integer, .unit = bytes, .initial = "68719476736", .minimum = kMiB, .maximum = 64 * kTiB,
      .help = "Size up to which the pool grows."},
@@ -104,7 +104,7 @@ constexpr Setting kSettings[] = {
      .help = "Complete steps that are kept; older ones are deleted after a commit."},
     {.key = "checkpoint.compression", .type = choice, .initial = "none", .choices = "none gzip zstd",
      .help = "gzip (deflate) is read by every HDF5 tool, zstd needs its filter."},
-    {.key = "checkpoint.staging_bytes", .type = integer, .unit = bytes, .initial = "268435456", .minimum = kMiB, .maximum = kTiB,
+    {.key = "checkpoint.staging_bytes", .type = integer, .unit = bytes, .initial = "33554432", .minimum = kMiB, .maximum = kTiB,
      .help = "Memory that save_async copies into; what does not fit waits for the writers."},
     {.key = "checkpoint.writers", .type = integer, .initial = "2", .minimum = 1, .maximum = 256,
      .help = "Threads of a rank that checksum, compress and write."},

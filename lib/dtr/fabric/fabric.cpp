@@ -58,7 +58,7 @@ Result<std::unique_ptr<Fabric>> Fabric::create(FabricOptions options) {
 
 Result<void> Fabric::make_transports() {
   const TransportContext context{.identity = identity_, .regions = *regions_, .receiver = *this};
-  auto loopback = make_loopback(context, options_.loopback);
+  auto loopback = make_loopback(context, {.eager_bytes = options_.eager_bytes});
   if (!loopback) return fail(std::move(loopback.error()));
   transports_.push_back(std::move(*loopback));
   reports_.push_back({.name = "loopback", .viable = true, .reason = "always there"});

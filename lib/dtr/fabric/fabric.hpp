@@ -30,9 +30,9 @@ struct FabricOptions {
   /// Names of transports that may be used between ranks, empty = all.
   std::vector<std::string> allow{};
   std::chrono::milliseconds connect_timeout{10000};
+  std::size_t eager_bytes = 4096;     ///< largest message; the transports are made with the same
   std::size_t hold_bytes = 64 << 20;  ///< messages kept for ports that nobody has opened
   ProgressOptions progress{};
-  LoopbackOptions loopback{};
 };
 
 /// Why a transport is or is not there, for dtr_info.
@@ -59,6 +59,7 @@ class Fabric final : public Receiver {
   [[nodiscard]] const Identity& identity() const noexcept { return identity_; }
   [[nodiscard]] PeerId self() const noexcept { return identity_.self; }
   [[nodiscard]] std::uint32_t size() const noexcept { return identity_.world; }
+  [[nodiscard]] std::size_t max_message() const noexcept { return options_.eager_bytes; }
 
   // --- start and end ---
 

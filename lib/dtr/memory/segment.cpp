@@ -1,6 +1,9 @@
 #include "dtr/memory/segment.hpp"
 
 #include <cerrno>
+#include <fstream>
+#include <optional>
+#include <string>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -12,6 +15,18 @@ namespace dtr::inline v0 {
 namespace {
 
 constexpr const char* kOperation = "shared segment";
+
+/// What the kernel could give without swapping or killing anybody; nothing if it does not say.
+std::optional<std::uint64_t> available_bytes() {
+  std::ifstream info("/proc/meminfo");
+  std::string key;
+  std::uint64_t kib = 0;
+  std::string unit;
+  while (info >> key >> kib >> unit) {
+    if (key == "MemAvailable:") return kib * 1024;
+  }
+  return std::nullopt;
+}
 
 Result<std::byte*> map_populated(int fd, std::size_t length) {
   void* address = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
@@ -28,6 +43,13 @@ Result<std::shared_ptr<Segment>> Segment::create(std::uint64_t id, std::size_t b
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const std::size_t length = (bytes + page - 1) / page * page;
   if (length < bytes) return fail(Errc::invalid_argument, "length overflows", kOperation);
+  // The kernel takes the pages one by one and calls the OOM killer at the last: so ask before.
+  if (const auto available = available_bytes(); available && length > *available) {
+    return fail(
+        Errc::resource_exhausted,
+        std::to_string(length) + " bytes of shared memory; this machine has " + std::to_string(*available) + " left",
+        kOperation);
+  }
   UniqueFd fd(::memfd_create("dtr", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (fd.get() < 0) return fail(errno_error(errno, "memfd_create", kOperation));
   // fallocate takes the pages now: a full machine is an Error here and not SIGBUS in the middle of a copy.

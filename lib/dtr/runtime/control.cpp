@@ -1,0 +1,321 @@
+#include "dtr/runtime/control.hpp"
+
+#include <algorithm>
+
+#include "dtr/base/bytes.hpp"
+#include "dtr/base/log.hpp"
+
+namespace dtr::inline v0 {
+
+namespace {
+
+constexpr fabric::PeerId kRoot = 0;
+/// Longest message that a peer may make us assemble.
+constexpr std::uint64_t kLongestMessage = 1ULL << 30;
+constexpr auto kOutcomeGrace = std::chrono::milliseconds(200);
+constexpr auto kAnswerBound = std::chrono::milliseconds(500);
+
+std::string list_ranks(const std::vector<int>& ranks) {
+  constexpr std::size_t kShown = 16;
+  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
+  for (std::size_t i = 0; i < ranks.size() && i < kShown; ++i) text += (i > 0 ? ", " : "") + std::to_string(ranks[i]);
+  if (ranks.size() > kShown) text += " and " + std::to_string(ranks.size() - kShown) + " more";
+  return text;
+}
+
+}  // namespace
+
+Runtime::Control::Control(fabric::Fabric& fabric, std::chrono::milliseconds message_timeout)
+    : fabric_(fabric), message_timeout_(message_timeout), fragment_bytes_(fabric.max_message() - sizeof(Fragment)) {}
+
+Runtime::Control::~Control() {
+  if (open_) fabric_.close_port(kPort);
+}
+
+Result<void> Runtime::Control::start() {
+  if (auto opened = fabric_.open_port(kPort, *this); !opened) return opened;
+  open_ = true;
+  say_hello();
+  return {};
+}
+
+// --- the watch tree ---
+
+std::optional<fabric::PeerId> Runtime::Control::watcher() const noexcept {
+  fabric::PeerId rank = fabric_.self();
+  while (rank != kRoot) {
+    rank = (rank - 1) / kWatchWidth;
+    if (fabric_.peer_state(rank) == Errc::ok) return rank;
+  }
+  return std::nullopt;
+}
+
+void Runtime::Control::say_hello() noexcept {
+  if (const auto parent = watcher()) send(*parent, ByteWriter().value(Kind::hello).take(), message_timeout_);
+}
+
+void Runtime::Control::on_peer_down(fabric::PeerId peer, const Error& error) noexcept {
+  bool was_watcher = false;
+  {
+    const std::lock_guard lock(mutex_);
+    gone_.insert(peer);
+    if (error.code == Errc::peer_left && ending_.load(std::memory_order_relaxed)) return;
+    if (error.code != Errc::peer_left && !first_failure_) first_failure_ = error;
+    for (fabric::PeerId rank = fabric_.self(); rank != kRoot && !was_watcher;) {
+      rank = (rank - 1) / kWatchWidth;
+      was_watcher = rank == peer;
+    }
+  }
+  if (error.code == Errc::peer_left) return;
+  spread_down(peer, error.code, error.message, peer);
+  if (was_watcher) say_hello();  // to the next one up, so that this rank stays watched
+}
+
+void Runtime::Control::spread_down(fabric::PeerId dead, Errc code, std::string_view why,
+                                   fabric::PeerId except) noexcept {
+  const Bytes message = ByteWriter().value(Kind::down).value(dead).value(code).text(why.substr(0, 512)).take();
+  const auto tell = [&](fabric::PeerId to) {
+    if (to != except && to != dead && to != fabric_.self() && fabric_.peer_state(to) == Errc::ok) {
+      send(to, message, message_timeout_);
+    }
+  };
+  if (const auto parent = watcher()) tell(*parent);
+  const std::uint64_t first_child = std::uint64_t{fabric_.self()} * kWatchWidth + 1;
+  for (std::uint64_t child = first_child; child < first_child + kWatchWidth && child < fabric_.size(); ++child) {
+    tell(static_cast<fabric::PeerId>(child));
+  }
+}
+
+// --- messages ---
+
+void Runtime::Control::send(fabric::PeerId to, std::span<const std::byte> message, Deadline deadline) noexcept {
+  std::uint64_t number = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    number = next_message_++;
+  }
+  std::uint64_t offset = 0;
+  do {
+    const std::size_t bytes = std::min<std::size_t>(fragment_bytes_, message.size() - offset);
+    ByteWriter out;
+    out.value(Fragment{.message = number, .total = message.size(), .offset = offset});
+    Bytes packet = out.take();
+    packet.insert(packet.end(), message.begin() + static_cast<std::ptrdiff_t>(offset),
+                  message.begin() + static_cast<std::ptrdiff_t>(offset + bytes));
+    const fabric::WorkRequest request = fabric::WorkRequest::send(kPort, packet, nullptr);
+    fabric_.submit(to, std::span(&request, 1), deadline);
+    offset += bytes;
+  } while (offset < message.size());
+}
+
+void Runtime::Control::on_notify(fabric::PeerId from, std::uint32_t) noexcept {
+  DTR_LOG_WARN("a notification from rank ", from, " on the control port has no meaning");
+}
+
+void Runtime::Control::on_message(fabric::PeerId from, std::span<const std::byte> payload) noexcept {
+  try {
+    ByteReader in(payload);
+    const auto fragment = in.value<Fragment>();
+    const auto piece = in.rest();
+    if (!in.ok() || fragment.total > kLongestMessage || fragment.offset > fragment.total ||
+        piece.size() > fragment.total - fragment.offset) {
+      DTR_LOG_WARN("a malformed control message from rank ", from, " is dropped");
+      return;
+    }
+    if (piece.size() == fragment.total) return handle(from, piece);
+    Bytes whole;
+    {
+      const std::lock_guard lock(mutex_);
+      Assembly& assembly = assemblies_[{from, fragment.message}];
+      assembly.bytes.resize(fragment.total);
+      std::copy(piece.begin(), piece.end(), assembly.bytes.begin() + static_cast<std::ptrdiff_t>(fragment.offset));
+      assembly.received += piece.size();
+      if (assembly.received < fragment.total) return;
+      whole = std::move(assembly.bytes);
+      assemblies_.erase({from, fragment.message});
+    }
+    handle(from, whole);
+  } catch (const std::exception& e) {
+    DTR_LOG_ERROR("a control message from rank ", from, " is lost: ", e.what());
+  }
+}
+
+void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> message) {
+  ByteReader in(message);
+  switch (in.value<Kind>()) {
+    case Kind::hello:
+      return;
+    case Kind::contribution: {
+      std::string topic = in.text();
+      const auto round = in.value<std::uint64_t>();
+      const auto bytes = in.bytes();
+      if (!in.ok()) break;
+      return contribute({std::move(topic), round}, static_cast<int>(from), Bytes(bytes.begin(), bytes.end()));
+    }
+    case Kind::arrival: {
+      std::string topic = in.text();
+      const auto round = in.value<std::uint64_t>();
+      if (!in.ok()) break;
+      const std::lock_guard lock(mutex_);
+      if (round > 0) arrivals_.erase({topic, round - 1});  // who comes to the next one has left the last one
+      arrivals_[{std::move(topic), round}].insert(static_cast<int>(from));
+      return;
+    }
+    case Kind::outcome: {
+      std::string topic = in.text();
+      const auto round = in.value<std::uint64_t>();
+      std::vector<Bytes> all(in.value<std::uint32_t>());
+      for (Bytes& bytes : all) {
+        const auto view = in.bytes();
+        bytes.assign(view.begin(), view.end());
+        if (!in.ok()) break;
+      }
+      if (!in.ok()) break;
+      const std::lock_guard lock(mutex_);
+      outcomes_[{std::move(topic), round}] = std::move(all);
+      return;
+    }
+    case Kind::question: {
+      const auto number = in.value<std::uint64_t>();
+      std::string topic = in.text();
+      const auto round = in.value<std::uint64_t>();
+      std::vector<int> expected(std::min<std::uint32_t>(in.value<std::uint32_t>(), fabric_.size()));
+      for (int& rank : expected) rank = in.value<int>();
+      if (!in.ok()) break;
+      const std::string text = missing_at_root({std::move(topic), round}, expected);
+      return send(from, ByteWriter().value(Kind::answer).value(number).text(text).take(), message_timeout_);
+    }
+    case Kind::answer: {
+      const auto number = in.value<std::uint64_t>();
+      std::string text = in.text();
+      if (!in.ok()) break;
+      const std::lock_guard lock(mutex_);
+      answers_[number] = std::move(text);
+      return;
+    }
+    case Kind::down: {
+      const auto dead = in.value<fabric::PeerId>();
+      const auto code = in.value<Errc>();
+      const std::string why = in.text();
+      if (!in.ok() || dead >= fabric_.size()) break;
+      if (fabric_.peer_state(dead) != Errc::ok) return;
+      fabric_.declare_down(dead, code, why);  // comes back through on_peer_down and is passed on from there
+      return;
+    }
+  }
+  DTR_LOG_WARN("a malformed control message from rank ", from, " is dropped");
+}
+
+// --- meetings ---
+
+void Runtime::Control::contribute(const Meeting& meeting, int rank, Bytes bytes) {
+  std::map<int, Bytes> all;
+  {
+    const std::lock_guard lock(mutex_);
+    auto& contributions = contributions_[meeting];
+    contributions[rank] = std::move(bytes);
+    if (contributions.size() < fabric_.size()) return;
+    all = std::move(contributions);
+    contributions_.erase(meeting);
+  }
+  ByteWriter out;
+  out.value(Kind::outcome).text(meeting.first).value(meeting.second).value(static_cast<std::uint32_t>(all.size()));
+  for (const auto& [from, part] : all) out.bytes(part);
+  const Bytes message = out.take();
+  for (fabric::PeerId to = 0; to < fabric_.size(); ++to) send(to, message, message_timeout_);
+}
+
+Result<std::vector<Bytes>> Runtime::Control::allgather(std::string_view topic, std::span<const std::byte> mine,
+                                                       Deadline deadline) {
+  const std::string operation = "allgather " + std::string(topic);
+  Meeting meeting{std::string(topic), 0};
+  {
+    const std::lock_guard lock(mutex_);
+    meeting.second = rounds_[meeting.first]++;
+  }
+  send(kRoot, ByteWriter().value(Kind::contribution).text(topic).value(meeting.second).bytes(mine).take(), deadline);
+
+  std::optional<std::vector<Bytes>> all;
+  const auto arrived = [&]() noexcept {
+    const std::lock_guard lock(mutex_);
+    const auto found = outcomes_.find(meeting);
+    if (found == outcomes_.end()) return false;
+    all = std::move(found->second);
+    outcomes_.erase(found);
+    return true;
+  };
+  const auto settled = [&]() noexcept {
+    if (arrived()) return true;
+    const std::lock_guard lock(mutex_);
+    return !gone_.empty();  // who is gone does not come any more
+  };
+  Errc outcome = fabric_.progress().wait(settled, deadline);
+  if (outcome == Errc::ok && !all) {
+    // It may have come before it went, with the outcome still on its way.
+    const auto grace = std::min<Deadline::Clock::duration>(deadline.left(), kOutcomeGrace);
+    outcome = fabric_.progress().wait(arrived, grace);
+    if (outcome != Errc::ok) {
+      const std::lock_guard lock(mutex_);
+      return dtr::fail(fabric_.peer_error(*gone_.begin(), operation));
+    }
+  }
+  if (all) return std::move(*all);
+  if (outcome == Errc::would_deadlock) return dtr::fail(outcome, "called from a callback", operation);
+  std::vector<int> everyone(fabric_.size());
+  for (std::size_t i = 0; i < everyone.size(); ++i) everyone[i] = static_cast<int>(i);
+  return dtr::fail(Errc::timed_out, "did not come: " + missing(topic, meeting.second, everyone), operation);
+}
+
+std::uint64_t Runtime::Control::announce(std::string_view topic, Deadline deadline) {
+  std::uint64_t round = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    round = rounds_[std::string(topic)]++;
+  }
+  send(kRoot, ByteWriter().value(Kind::arrival).text(topic).value(round).take(), deadline);
+  return round;
+}
+
+std::string Runtime::Control::missing_at_root(const Meeting& meeting, const std::vector<int>& expected) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<int> absent;
+  const auto contributions = contributions_.find(meeting);
+  const auto arrivals = arrivals_.find(meeting);
+  for (const int rank : expected) {
+    const bool contributed = contributions != contributions_.end() && contributions->second.contains(rank);
+    const bool arrived = arrivals != arrivals_.end() && arrivals->second.contains(rank);
+    if (!contributed && !arrived) absent.push_back(rank);
+  }
+  return absent.empty() ? "nobody (all came too late)" : list_ranks(absent);
+}
+
+std::string Runtime::Control::missing(std::string_view topic, std::uint64_t round, const std::vector<int>& expected) {
+  if (fabric_.self() == kRoot) return missing_at_root({std::string(topic), round}, expected);
+  std::uint64_t number = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    number = next_question_++;
+  }
+  ByteWriter out;
+  out.value(Kind::question).value(number).text(topic).value(round).value(static_cast<std::uint32_t>(expected.size()));
+  for (const int rank : expected) out.value(rank);
+  send(kRoot, out.take(), kAnswerBound);
+  std::string answer;
+  const auto answered = [&]() noexcept {
+    const std::lock_guard lock(mutex_);
+    const auto found = answers_.find(number);
+    if (found == answers_.end()) return false;
+    answer = std::move(found->second);
+    answers_.erase(found);
+    return true;
+  };
+  if (fabric_.progress().wait(answered, kAnswerBound) != Errc::ok) return "unknown, rank 0 does not answer";
+  return answer;
+}
+
+std::optional<Error> Runtime::Control::first_failure() const {
+  const std::lock_guard lock(mutex_);
+  return first_failure_;
+}
+
+}  // namespace dtr::inline v0

@@ -1,0 +1,339 @@
+#include "dtr/runtime/runtime.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <thread>
+
+#include <sodium.h>
+
+#include "dtr/base/bytes.hpp"
+#include "dtr/base/file.hpp"
+#include "dtr/base/log.hpp"
+#include "dtr/bootstrap/launcher.hpp"
+#include "dtr/fabric/transports.hpp"
+#include "dtr/runtime/control.hpp"
+#include "dtr/runtime/pool.hpp"
+
+namespace dtr::inline v0 {
+
+namespace {
+
+using std::chrono::duration_cast;
+using std::chrono::milliseconds;
+
+/// What every rank tells all others through MPI, once.
+struct Introduction {
+  std::string failure{};  ///< why this rank cannot take part; then nobody does
+  std::string host{};
+  fabric::JobToken token{};  ///< rank 0's is the job's
+  Bytes address{};
+  std::int32_t servers = 0;
+  std::uint8_t colocated = 0;
+
+  [[nodiscard]] Bytes pack() const {
+    return ByteWriter().text(failure).text(host).value(token).bytes(address).value(servers).value(colocated).take();
+  }
+  [[nodiscard]] static Result<Introduction> unpack(std::span<const std::byte> bytes, int rank) {
+    ByteReader in(bytes);
+    Introduction intro;
+    intro.failure = in.text();
+    intro.host = in.text();
+    intro.token = in.value<fabric::JobToken>();
+    const auto address = in.bytes();
+    intro.address.assign(address.begin(), address.end());
+    intro.servers = in.value<std::int32_t>();
+    intro.colocated = in.value<std::uint8_t>();
+    if (!in.ok() || !in.at_end()) return fail(Errc::truncated, "malformed introduction", "init", rank);
+    return intro;
+  }
+};
+
+std::string roles_text(int servers, bool colocated) {
+  return colocated ? "colocated" : std::to_string(servers) + " servers";
+}
+
+Result<void> check_roles(const RuntimeOptions& options, int size) {
+  if (options.servers < 0) return fail(Errc::invalid_argument, "a negative number of servers", "init");
+  if (options.colocated && options.servers > 0) {
+    return fail(Errc::invalid_argument, "servers are all ranks when colocated; leave .servers at 0", "init");
+  }
+  if (options.servers >= size) {
+    return fail(Errc::invalid_argument,
+                std::to_string(options.servers) + " servers among " + std::to_string(size) +
+                    " ranks leave no worker; start at least " + std::to_string(options.servers + 1),
+                "init");
+  }
+  return {};
+}
+
+fabric::ProgressOptions progress_options(const Config& config, int local_ranks) {
+  fabric::ProgressOptions options;
+  options.thread = config.text("progress.mode") == "thread";
+  // Two threads a rank want a core: the application's and, where it is not waiting, the progress thread.
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const bool crowded = local_ranks > cores;
+  options.yield = crowded || local_ranks * 2 > cores;
+  const auto spin = config.integer("progress.spin_us");
+  options.spin = spin >= 0 ? std::chrono::microseconds(spin) : std::chrono::microseconds(crowded ? 0 : 20);
+  options.cpus = value_or_throw(parse_cpu_list(config.text("progress.affinity")));
+  return options;
+}
+
+}  // namespace
+
+/// Everything that can fail, done before the object exists.
+struct Runtime::Prepared {
+  Config config;
+  std::unique_ptr<Bootstrap> world;
+  std::unique_ptr<Bootstrap> role_group;
+  std::unique_ptr<fabric::Fabric> fabric;
+  std::unique_ptr<Control> control;
+  HostPlace place;
+  int servers = 0;
+  bool colocated = false;
+};
+
+Result<void> Runtime::prepare_alone(const RuntimeOptions& options, Prepared& made) {
+  auto config = Config::load(options.config);
+  if (!config) return dtr::fail(std::move(config.error()));
+  made.config = std::move(*config);
+  auto logged = configure_log({.level = value_or_throw(parse_log_level(made.config.text("log.level"))),
+                               .file = made.config.text("log.file"),
+                               .rank = made.world->rank()});
+  if (!logged) return logged;
+  if (sodium_init() < 0) return dtr::fail(Errc::unsupported, "no source of random numbers", "init");
+  const int size = made.world->size();
+  if (auto good = check_roles(options, size); !good) return good;
+  made.servers = options.servers;
+  made.colocated = options.colocated;
+
+  fabric::FabricOptions fabric_options;
+  fabric_options.identity = {.self = static_cast<std::uint32_t>(made.world->rank()),
+                             .world = static_cast<std::uint32_t>(size),
+                             .host_id = host_id(made.config.text("host.id")),
+                             .token = {}};
+  fabric_options.allow = made.config.list("transport.allow");
+  fabric_options.connect_timeout = duration_cast<milliseconds>(made.config.duration("timeout.connect_ms"));
+  fabric_options.eager_bytes = static_cast<std::size_t>(made.config.integer("fabric.eager_bytes"));
+  fabric_options.hold_bytes = static_cast<std::size_t>(made.config.integer("fabric.hold_bytes"));
+  fabric_options.progress = progress_options(made.config, launch_hint().local_size.value_or(size));
+  fabric_options.transports = fabric::default_transports(made.config);
+  auto fabric = fabric::Fabric::create(std::move(fabric_options));
+  if (!fabric) return dtr::fail(std::move(fabric.error()));
+  made.fabric = std::move(*fabric);
+  return {};
+}
+
+Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
+  Prepared made;
+  made.world = std::move(options.bootstrap);
+  if (made.world == nullptr) {
+    auto world = world_bootstrap();
+    if (!world) return dtr::fail(std::move(world.error()));
+    made.world = std::move(*world);
+  }
+  const int rank = made.world->rank();
+  const int size = made.world->size();
+  const auto alone = prepare_alone(options, made);
+
+  // Who cannot take part says so, instead of letting the others wait for it.
+  Introduction mine;
+  if (alone) {
+    mine.host = made.fabric->identity().host_id;
+    randombytes_buf(mine.token.data(), mine.token.size());
+    mine.address = made.fabric->address();
+    mine.servers = options.servers;
+    mine.colocated = options.colocated ? 1 : 0;
+  } else {
+    mine.failure = alone.error().to_string();
+  }
+  auto all = made.world->exchange(mine.pack());
+  if (!alone) return dtr::fail(alone.error());
+  if (!all) return dtr::fail(std::move(all.error()));
+
+  std::vector<std::string> hosts;
+  std::vector<Bytes> addresses;
+  fabric::JobToken token{};
+  for (int r = 0; r < size; ++r) {
+    auto intro = Introduction::unpack((*all)[static_cast<std::size_t>(r)], r);
+    if (!intro) return dtr::fail(std::move(intro.error()));
+    if (!intro->failure.empty()) return dtr::fail(Errc::invalid_argument, intro->failure, "init", r);
+    if (intro->servers != mine.servers || intro->colocated != mine.colocated) {
+      return dtr::fail(Errc::invalid_argument,
+                       "the roles differ: " + roles_text(mine.servers, mine.colocated != 0) + " here, " +
+                           roles_text(intro->servers, intro->colocated != 0) + " there",
+                       "init", r);
+    }
+    if (r == 0) token = intro->token;
+    hosts.push_back(std::move(intro->host));
+    addresses.push_back(std::move(intro->address));
+  }
+  made.place = place_on_host(hosts, rank);
+  if (auto started = made.fabric->start(addresses, token); !started) return dtr::fail(std::move(started.error()));
+
+  if (!options.colocated && options.servers > 0) {
+    auto group = made.world->split(rank < size - options.servers ? 0 : 1);
+    if (!group) return dtr::fail(std::move(group.error()));
+    made.role_group = std::move(*group);
+  }
+  made.control = std::make_unique<Control>(*made.fabric,
+                                           duration_cast<milliseconds>(made.config.duration("timeout.operation_ms")));
+  if (auto started = made.control->start(); !started) return dtr::fail(std::move(started.error()));
+  return made;
+}
+
+Result<std::unique_ptr<Runtime>> Runtime::init(RuntimeOptions options) {
+  try {
+    return std::make_unique<Runtime>(std::move(options));
+  } catch (const Exception& e) {
+    return dtr::fail(e.error());
+  }
+}
+
+Runtime::Runtime(RuntimeOptions options) : Runtime(value_or_throw(prepare(std::move(options)))) {}
+
+Runtime::Runtime(Prepared prepared)
+    : config_(std::move(prepared.config)),
+      metrics_({.labels = {{"rank", std::to_string(prepared.world->rank())}}}),
+      world_(std::move(prepared.world)),
+      role_group_(std::move(prepared.role_group)),
+      fabric_(std::move(prepared.fabric)),
+      control_(std::move(prepared.control)),
+      place_(prepared.place),
+      rank_(world_->rank()),
+      size_(world_->size()),
+      workers_(size_ - prepared.servers),
+      servers_(prepared.colocated ? size_ : prepared.servers),
+      colocated_(prepared.colocated),
+      operation_timeout_(duration_cast<milliseconds>(config_.duration("timeout.operation_ms"))) {
+  pool_ = std::make_shared<Pool>(*fabric_, static_cast<std::size_t>(config_.integer("memory.pool_bytes")),
+                                 static_cast<std::size_t>(config_.integer("memory.pool_max_bytes")));
+  if (const std::string& path = config_.text("metrics.file"); !path.empty()) {
+    metrics_writer_ =
+        std::make_unique<MetricsWriter>(metrics_, rank_path(path, rank_), config_.duration("metrics.interval_s"));
+  }
+  if (const std::string& path = config_.text("trace.file"); !path.empty()) {
+    tracer_ = std::make_unique<Tracer>(TraceOptions{.path = path, .rank = rank_});
+  }
+  world_->on_mpi_finalize([this] { static_cast<void>(finalize()); });
+}
+
+Runtime::~Runtime() {
+  if (auto ended = finalize(); !ended && ended.error().code != Errc::forked) {
+    DTR_LOG_WARN("the end of the Runtime: ", ended.error().to_string());
+  }
+  pool_->detach();
+  control_.reset();
+  fabric_.reset();
+}
+
+int Runtime::worker_index() const noexcept { return rank_ < workers_ ? rank_ : -1; }
+
+int Runtime::server_index() const noexcept {
+  if (colocated_) return rank_;
+  return rank_ >= workers_ ? rank_ - workers_ : -1;
+}
+
+Result<void> Runtime::check_peers() const {
+  if (const auto failure = control_->first_failure()) return dtr::fail(*failure);
+  return {};
+}
+
+Result<void> Runtime::barrier(BarrierOptions roles) {
+  return barrier(roles, duration_cast<milliseconds>(config_.duration("timeout.barrier_ms")));
+}
+
+Result<void> Runtime::barrier(BarrierOptions roles, Deadline deadline) {
+  const std::string operation = roles.servers && roles.workers ? "barrier"
+                                : roles.servers                ? "barrier of servers"
+                                                               : "barrier of workers";
+  if (finalized_.load()) return dtr::fail(Errc::closed, "the Runtime has ended", operation);
+  const bool everyone = (roles.servers && roles.workers) || role_group_ == nullptr;
+  if ((!roles.servers && !roles.workers) || (!everyone && (roles.servers ? !is_server() : !is_worker()))) {
+    return dtr::fail(Errc::invalid_argument, "rank " + std::to_string(rank_) + " has none of the roles named",
+                     operation);
+  }
+  if (fabric_->progress().in_progress()) return dtr::fail(Errc::would_deadlock, "called from a callback", operation);
+  std::vector<int> expected;
+  for (int rank = 0; rank < size_; ++rank) {
+    if (everyone || (rank < workers_) == roles.workers) expected.push_back(rank);
+  }
+  const std::uint64_t round = control_->announce(operation, deadline);
+  Bootstrap& group = everyone ? *world_ : *role_group_;
+  auto met = group.barrier(deadline, [this]() -> Result<void> {
+    fabric_->progress().poll();
+    return check_peers();
+  });
+  if (met) return met;
+  Error error = std::move(met.error());
+  error.operation = operation;
+  if (error.code == Errc::timed_out) error.message = "did not come: " + control_->missing(operation, round, expected);
+  return dtr::fail(std::move(error));
+}
+
+Result<std::vector<Bytes>> Runtime::allgather(std::string_view topic, std::span<const std::byte> mine,
+                                              Deadline deadline) {
+  return control_->allgather(topic, mine, deadline);
+}
+
+Result<Buffer> Runtime::allocate(std::size_t bytes) { return pool_->allocate(bytes); }
+
+Result<fabric::Port> Runtime::service_port(std::string_view service, int group) const {
+  struct Range {
+    std::string_view service;
+    int first;
+    int count;
+  };
+  static constexpr Range kRanges[] = {
+      {"control", 0, 1}, {"pushpull", 16, 64}, {"transfer", 80, 64}, {"messaging", 144, 64}, {"application", 208, 48}};
+  for (const Range& range : kRanges) {
+    if (range.service != service) continue;
+    if (group < 0 || group >= range.count) {
+      return dtr::fail(Errc::out_of_range,
+                       std::string(service) + " has groups 0 to " + std::to_string(range.count - 1) + ", not " +
+                           std::to_string(group),
+                       "service port");
+    }
+    return static_cast<fabric::Port>(range.first + group);
+  }
+  return dtr::fail(Errc::not_found, "no service is called " + std::string(service), "service port");
+}
+
+Result<void> Runtime::finalize() {
+  return finalize(duration_cast<milliseconds>(config_.duration("timeout.finalize_ms")));
+}
+
+Result<void> Runtime::finalize(Deadline deadline) {
+  if (fabric_->progress().in_progress()) return dtr::fail(Errc::would_deadlock, "called from a callback", "finalize");
+  if (finalized_.exchange(true)) return {};
+  // Everybody first comes to the end, so that nobody's goodbye meets an open operation.
+  Result<void> outcome = check_peers();
+  if (outcome) {
+    const std::uint64_t round = control_->announce("finalize", deadline);
+    outcome = world_->barrier(deadline, [this]() -> Result<void> {
+      fabric_->progress().poll();
+      return check_peers();
+    });
+    if (!outcome && outcome.error().code == Errc::timed_out) {
+      std::vector<int> everyone(static_cast<std::size_t>(size_));
+      for (int rank = 0; rank < size_; ++rank) everyone[static_cast<std::size_t>(rank)] = rank;
+      outcome.error().message = "did not come: " + control_->missing("finalize", round, everyone);
+    }
+  }
+  const bool everyone_alive = outcome.has_value();
+  control_->expect_goodbyes();
+  if (auto stopped = fabric_->stop(deadline); !stopped && outcome) outcome = std::move(stopped);
+  if (role_group_ != nullptr) {
+    if (auto ended = role_group_->finalize(everyone_alive, deadline); !ended && outcome) outcome = std::move(ended);
+  }
+  if (auto ended = world_->finalize(everyone_alive, deadline); !ended && outcome) outcome = std::move(ended);
+  if (!outcome) outcome.error().operation = "finalize";
+  return outcome;
+}
+
+int Runtime::fail(const Error& error) const {
+  std::fprintf(stderr, "rank %d: %s\n", rank_, error.to_string().c_str());
+  return 1;
+}
+
+}  // namespace dtr::inline v0

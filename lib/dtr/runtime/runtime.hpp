@@ -1,0 +1,152 @@
+// The one object that a program makes first and every service takes.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dtr/base/config.hpp"
+#include "dtr/base/deadline.hpp"
+#include "dtr/base/error.hpp"
+#include "dtr/base/metrics.hpp"
+#include "dtr/base/trace.hpp"
+#include "dtr/bootstrap/bootstrap.hpp"
+#include "dtr/bootstrap/host.hpp"
+#include "dtr/fabric/fabric.hpp"
+#include "dtr/memory/buffer.hpp"
+#include "dtr/runtime/group.hpp"
+
+namespace dtr::inline v0 {
+
+struct RuntimeOptions {
+  /// The last `servers` ranks serve only, all others are workers.
+  int servers = 0;
+  /// Every rank is worker and server at once; excludes `servers`.
+  bool colocated = false;
+  /// Ranks to work with; null = MPI_COMM_WORLD. See mpi_bootstrap(comm) and local_bootstraps(n).
+  std::unique_ptr<Bootstrap> bootstrap{};
+  ConfigOptions config{};
+};
+
+/// Which roles a barrier waits for.
+struct BarrierOptions {
+  bool servers = true;
+  bool workers = true;
+};
+
+/// Ranks, roles, data paths, memory, and the control path between ranks. Any thread; making and finalizing are
+/// collective over all ranks.
+class Runtime final : public Group {
+ public:
+  /// Throws the Exception of what init returns.
+  explicit Runtime(RuntimeOptions options = {});
+
+  /// Errors: config_error, invalid_argument (no worker would be left), unreachable, mpi_error.
+  [[nodiscard]] static Result<std::unique_ptr<Runtime>> init(RuntimeOptions options = {});
+
+  /// Finalizes with timeout.finalize_ms; what goes wrong then is logged.
+  ~Runtime() override;
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  // --- ranks and roles ---
+
+  [[nodiscard]] int rank() const noexcept override { return rank_; }
+  [[nodiscard]] int size() const noexcept override { return size_; }
+  [[nodiscard]] const HostPlace& place() const noexcept { return place_; }
+
+  [[nodiscard]] bool is_worker() const noexcept { return worker_index() >= 0; }
+  [[nodiscard]] bool is_server() const noexcept { return server_index() >= 0; }
+  [[nodiscard]] int workers() const noexcept { return workers_; }
+  [[nodiscard]] int servers() const noexcept { return servers_; }
+  /// Dense number among the ranks of the role, -1 = not of that role.
+  [[nodiscard]] int worker_index() const noexcept;
+  [[nodiscard]] int server_index() const noexcept;
+  /// Rank of the i-th worker or server.
+  [[nodiscard]] int worker_rank(int worker) const noexcept { return worker; }
+  [[nodiscard]] int server_rank(int server) const noexcept { return colocated_ ? server : workers_ + server; }
+
+  // --- all together ---
+
+  /// Returns once every rank of the named roles has come.
+  /// Errors: invalid_argument (this rank is of none of them), timed_out and peer_failed (naming who is missing).
+  [[nodiscard]] Result<void> barrier(BarrierOptions roles, Deadline deadline);
+  [[nodiscard]] Result<void> barrier(BarrierOptions roles = {});
+
+  [[nodiscard]] Result<std::vector<Bytes>> allgather(std::string_view topic, std::span<const std::byte> mine,
+                                                     Deadline deadline) override;
+
+  // --- memory ---
+
+  /// Registered, 4 KiB aligned, mappable by ranks of this host; from a pool that merges and grows.
+  /// Errors: invalid_argument (0 bytes), resource_exhausted.
+  [[nodiscard]] Result<Buffer> allocate(std::size_t bytes);
+
+  // --- stopping ---
+
+  /// Asks this rank to stop soon. Async-signal-safe: an application calls it from its own handler.
+  void request_stop() noexcept { stop_requested_.store(true, std::memory_order_relaxed); }
+  [[nodiscard]] bool stop_requested() const noexcept { return stop_requested_.load(std::memory_order_relaxed); }
+
+  /// Ends the work with everybody: waits for all ranks, says goodbye, gives back what MPI holds. Safe when peers are
+  /// dead: then it says who, and leaves MPI alone. Errors: peer_failed, timed_out, would_deadlock.
+  [[nodiscard]] Result<void> finalize(Deadline deadline);
+  [[nodiscard]] Result<void> finalize();
+
+  /// Prints the Error to stderr with the rank; returns 1, for `return rt.fail(error);` in main.
+  int fail(const Error& error) const;
+
+  // --- for services and tools ---
+
+  [[nodiscard]] const Config& config() const noexcept { return config_; }
+  [[nodiscard]] fabric::Fabric& fabric() noexcept { return *fabric_; }
+  [[nodiscard]] MetricsRegistry& metrics() noexcept { return metrics_; }
+  [[nodiscard]] Tracer* tracer() noexcept { return tracer_.get(); }  ///< null = off
+  [[nodiscard]] std::chrono::milliseconds operation_timeout() const noexcept { return operation_timeout_; }
+
+  /// A port that is the same on every rank: each service kind has one, groups of it count up from there.
+  /// Errors: already_exists, out_of_range.
+  [[nodiscard]] Result<fabric::Port> service_port(std::string_view service, int group = 0) const;
+
+  /// One look at everything; only needed with progress.mode = inline. True if something was handled.
+  bool progress() noexcept { return fabric_->progress().poll(); }
+
+  /// The first peer known to be dead, or ok.
+  [[nodiscard]] Result<void> check_peers() const;
+
+ private:
+  class Control;
+  class Pool;
+  struct Prepared;
+
+  explicit Runtime(Prepared prepared);
+  [[nodiscard]] static Result<Prepared> prepare(RuntimeOptions options);
+  [[nodiscard]] static Result<void> prepare_alone(const RuntimeOptions& options, Prepared& made);
+
+  Config config_;
+  MetricsRegistry metrics_;
+  std::unique_ptr<MetricsWriter> metrics_writer_;
+  std::unique_ptr<Tracer> tracer_;
+  std::unique_ptr<Bootstrap> world_;
+  std::unique_ptr<Bootstrap> role_group_;  ///< workers among workers, servers among servers; null if colocated
+  std::unique_ptr<fabric::Fabric> fabric_;
+  std::unique_ptr<Control> control_;
+  std::shared_ptr<Pool> pool_;
+  HostPlace place_{};
+  int rank_ = 0;
+  int size_ = 1;
+  int workers_ = 1;
+  int servers_ = 0;
+  bool colocated_ = false;
+  std::chrono::milliseconds operation_timeout_{};
+  std::atomic<bool> stop_requested_{false};
+  std::atomic<bool> finalized_{false};
+};
+
+}  // namespace dtr::inline v0

@@ -1,0 +1,116 @@
+#include "dtr/runtime/runtime.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "dtr/bootstrap/local.hpp"
+#include "support/test_support.hpp"
+
+namespace dtr {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+
+RuntimeOptions alone() {
+  RuntimeOptions options;
+  options.bootstrap = std::move(local_bootstraps(1).front());
+  return options;
+}
+
+TEST(RuntimeTest, OneRankIsTheOnlyWorker) {
+  Runtime rt(alone());
+  EXPECT_EQ(rt.rank(), 0);
+  EXPECT_EQ(rt.size(), 1);
+  EXPECT_TRUE(rt.is_worker());
+  EXPECT_FALSE(rt.is_server());
+  EXPECT_TRUE(rt.barrier());
+  EXPECT_TRUE(rt.finalize());
+  EXPECT_TRUE(rt.finalize()) << "a second finalize does nothing";
+}
+
+TEST(RuntimeTest, AllgatherOfOneReturnsTheContribution) {
+  Runtime rt(alone());
+  const Bytes mine(100000, std::byte{5});
+  const auto all = rt.allgather("t", mine, 5s);
+  ASSERT_TRUE(all) << all.error().to_string();
+  ASSERT_EQ(all->size(), 1U);
+  EXPECT_EQ(all->front(), mine);
+}
+
+TEST(RuntimeTest, WithoutAWorkerThereIsNoRuntime) {
+  RuntimeOptions options = alone();
+  options.servers = 1;
+  const auto made = Runtime::init(std::move(options));
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code, Errc::invalid_argument);
+  EXPECT_THAT(made.error().message, HasSubstr("leave no worker"));
+}
+
+TEST(RuntimeTest, ColocatedWithServersIsAnError) {
+  RuntimeOptions options = alone();
+  options.servers = 1;
+  options.colocated = true;
+  EXPECT_EQ(Runtime::init(std::move(options)).error().code, Errc::invalid_argument);
+}
+
+TEST(RuntimeTest, ConfigErrorsComeThrough) {
+  RuntimeOptions options = alone();
+  options.config.overrides = {{"progress.spin", "1"}};
+  const auto made = Runtime::init(std::move(options));
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code, Errc::config_error);
+  EXPECT_THAT(made.error().message, HasSubstr("progress.spin_us"));
+}
+
+TEST(RuntimeTest, BuffersComeFromAPoolThatMergesAndGrows) {
+  RuntimeOptions options = alone();
+  options.config.overrides = {{"memory.pool_bytes", "1MiB"}, {"memory.pool_max_bytes", "4MiB"}};
+  Runtime rt(std::move(options));
+  auto small = rt.allocate(100);
+  ASSERT_TRUE(small);
+  EXPECT_EQ(small->size(), 100U);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(small->data()) % 4096, 0U);
+  EXPECT_TRUE(rt.allocate(2 << 20)) << "the pool grows";
+  EXPECT_EQ(rt.allocate(0).error().code, Errc::invalid_argument);
+  const auto too_much = rt.allocate(3 << 20);
+  ASSERT_FALSE(too_much);
+  EXPECT_EQ(too_much.error().code, Errc::resource_exhausted);
+  EXPECT_THAT(too_much.error().message, HasSubstr("memory.pool_max_bytes"));
+  small->reset();
+  std::vector<Buffer> all;
+  for (int i = 0; i < 256; ++i) all.push_back(value_or_throw(rt.allocate(4096)));
+}
+
+TEST(RuntimeTest, BuffersMayOutliveTheRuntime) {
+  Buffer buffer;
+  {
+    Runtime rt(alone());
+    buffer = value_or_throw(rt.allocate(100));
+  }
+  buffer.reset();
+}
+
+TEST(RuntimeTest, BarrierOfARoleThatThisRankLacksIsAnError) {
+  Runtime rt(alone());
+  EXPECT_EQ(rt.barrier({.servers = false, .workers = false}, 1s).error().code, Errc::invalid_argument);
+  EXPECT_TRUE(rt.finalize());
+  EXPECT_EQ(rt.barrier({}, 1s).error().code, Errc::closed);
+}
+
+TEST(RuntimeTest, ServicePortsAreDisjoint) {
+  Runtime rt(alone());
+  EXPECT_EQ(value_or_throw(rt.service_port("pushpull", 1)), value_or_throw(rt.service_port("pushpull", 0)) + 1);
+  EXPECT_EQ(rt.service_port("pushpull", 64).error().code, Errc::out_of_range);
+  EXPECT_EQ(rt.service_port("no such", 0).error().code, Errc::not_found);
+}
+
+TEST(RuntimeTest, RuntimesDoNotLeakDescriptors) {
+  { Runtime warm_up(alone()); }
+  const std::size_t before = testing::open_descriptors();
+  for (int i = 0; i < 3; ++i) Runtime rt(alone());
+  EXPECT_EQ(testing::open_descriptors(), before);
+}
+
+}  // namespace
+}  // namespace dtr
