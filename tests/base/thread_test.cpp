@@ -4,7 +4,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
-#include <future>
 #include <mutex>
 
 #include <gtest/gtest.h>
@@ -13,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "dtr/base/clock.hpp"
 #include "dtr/base/fork_guard.hpp"
 #include "dtr/base/log.hpp"
 #include "support/test_support.hpp"
@@ -134,16 +134,21 @@ TEST(ThreadTest, MoveAssignmentEndsTheOldThreadFirst) {
 }
 
 TEST(ThreadTest, AnObjectDestroyedOnItsOwnThreadDoesNotDeadlock) {
-  std::promise<Thread*> handed_over;
-  std::promise<void> ended;
+  std::atomic<Thread*> handed_over{nullptr};
+  std::atomic<bool> ended{false};
   auto* thread = new Thread([&](const std::stop_token&) {
-    const std::unique_ptr<Thread> mine(handed_over.get_future().get());
-    EXPECT_TRUE(mine->is_current());
-    ended.set_value_at_thread_exit();
+    while (handed_over == nullptr) ::usleep(200);
+    {
+      const std::unique_ptr<Thread> mine(handed_over.load());
+      EXPECT_TRUE(mine->is_current());
+    }
+    ended = true;
   });
   EXPECT_FALSE(thread->is_current());
-  handed_over.set_value(thread);
-  EXPECT_EQ(ended.get_future().wait_for(testing::scaled(10s)), std::future_status::ready);
+  handed_over = thread;
+  const Stopwatch watch;
+  while (!ended && watch.elapsed_ns() < testing::scaled(10s) / 1ns) ::usleep(200);
+  ASSERT_TRUE(ended);
 }
 
 TEST(ThreadTest, InAForkedChildTheDestructorDoesNothing) {
