@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "dtr/base/config.hpp"
-#include "dtr/base/config_text.hpp"
+#include "dtr/base/detail/config_text.hpp"
 #include "dtr/base/file.hpp"
 
 namespace dtr {

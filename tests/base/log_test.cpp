@@ -126,6 +126,7 @@ TEST_F(LogTest, ManyThreadsWriteWholeLinesWhileTheLogIsReconfigured) {
   ASSERT_TRUE(configure_log(options));
   {
     std::vector<std::jthread> threads;
+    threads.reserve(kThreads);
     for (int t = 0; t < kThreads; ++t) {
       threads.emplace_back([t] {
         for (int i = 0; i < kLines; ++i) DTR_LOG_WARN("thread ", t, " line ", i, " end");

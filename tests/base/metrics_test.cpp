@@ -65,6 +65,7 @@ TEST(CounterTest, ManyThreadsLoseNothing) {
   Gauge gauge;
   {
     std::vector<std::jthread> threads;
+    threads.reserve(4);
     for (int t = 0; t < 4; ++t) {
       threads.emplace_back([&] {
         for (int i = 0; i < 10'000; ++i) {
@@ -106,6 +107,7 @@ TEST(HistogramTest, PercentilesOfALongTailAreWithinThreePercentOfTheSortedValues
   std::lognormal_distribution<double> latency(9, 1.5);
   Histogram histogram;
   std::vector<std::uint64_t> values;
+  values.reserve(100'000);
   for (int i = 0; i < 100'000; ++i) values.push_back(static_cast<std::uint64_t>(latency(random)));
   std::uint64_t sum = 0;
   for (const auto value : values) {
@@ -146,6 +148,7 @@ TEST(HistogramTest, ManyThreadsLoseNothingWhileOthersRead) {
   });
   {
     std::vector<std::jthread> threads;
+    threads.reserve(4);
     for (std::uint64_t t = 0; t < 4; ++t) {
       threads.emplace_back([&, t] {
         for (std::uint64_t i = 0; i < 10'000; ++i) histogram.record(t * 10'000 + i);
@@ -249,6 +252,7 @@ TEST(MetricsRegistryTest, MistakesAreRefusedByName) {
 TEST(MetricsRegistryTest, ThreadsMayRegisterWhileOthersWriteText) {
   MetricsRegistry registry;
   std::vector<std::jthread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&registry, t] {
       for (int i = 0; i < 50; ++i) {

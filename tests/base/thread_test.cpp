@@ -152,19 +152,18 @@ TEST(ThreadTest, AnObjectDestroyedOnItsOwnThreadDoesNotDeadlock) {
 }
 
 TEST(ThreadTest, InAForkedChildTheDestructorDoesNothing) {
-  auto* thread = new Thread([](const std::stop_token& stop) {
+  auto thread = std::make_unique<Thread>([](const std::stop_token& stop) {
     while (!stop.stop_requested()) ::usleep(200);
   });
   const pid_t child = ::fork();
   if (child == 0) {
     ::alarm(20);  // a join would wait for ever
-    delete thread;
+    thread.reset();
     ::_exit(0);
   }
   int status = -1;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-  delete thread;
 }
 
 TEST(ForkGuardTest, KnowsTheChildAndTheChildsOwnObjects) {

@@ -83,7 +83,7 @@ TEST_F(TraceTest, SpansInstantsAndCountersBecomeEventsOfTheRank) {
   EXPECT_EQ(metadata.at("process_name").at("args").at("name"), "rank 3");
   EXPECT_EQ(metadata.at("process_name").at("pid"), 3);
   EXPECT_EQ(metadata.at("thread_name").at("tid"), ::gettid());
-  const Json about = trace.at("otherData");
+  const Json& about = trace.at("otherData");
   EXPECT_EQ(about.at("rank"), 3);
   EXPECT_EQ(about.at("dropped_events"), 0);
   EXPECT_NEAR(about.at("start_wall_ns").get<double>(), static_cast<double>(wall_ns()), 60e9);
@@ -153,6 +153,7 @@ TEST_F(TraceTest, ManyThreadsAndAFlushingOneLoseNothing) {
   Tracer tracer(options(0));
   {
     std::vector<std::jthread> threads;
+    threads.reserve(kThreads);
     for (int t = 0; t < kThreads; ++t) {
       threads.emplace_back([&tracer, t] {
         ::pthread_setname_np(::pthread_self(), ("worker" + std::to_string(t)).c_str());
@@ -183,6 +184,7 @@ TEST_F(TraceTest, ManyThreadsAndAFlushingOneLoseNothing) {
 TEST_F(TraceTest, SeveralTracersOnOneThreadKeepTheirEventsApart) {
   constexpr int kTracers = 6;  // more than a thread remembers
   std::vector<std::unique_ptr<Tracer>> tracers;
+  tracers.reserve(kTracers);
   for (int rank = 0; rank < kTracers; ++rank) tracers.push_back(std::make_unique<Tracer>(options(rank)));
   for (int i = 0; i < 10; ++i) {
     for (const auto& tracer : tracers) trace_instant(tracer.get(), "tick", "test");

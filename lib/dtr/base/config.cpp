@@ -6,8 +6,8 @@
 
 #include <unistd.h>
 
-#include "dtr/base/config_text.hpp"
-#include "dtr/base/config_toml.hpp"
+#include "dtr/base/detail/config_text.hpp"
+#include "dtr/base/detail/config_toml.hpp"
 
 namespace dtr::inline v0 {
 

@@ -1,13 +1,13 @@
 // The table of settings as people read it.
 #include "dtr/base/config.hpp"
-#include "dtr/base/config_text.hpp"
+#include "dtr/base/detail/config_text.hpp"
 
 namespace dtr::inline v0 {
 
 namespace {
 
 std::string value_words(const Setting& setting) {
-  const std::string range = config::range_text(setting);
+  std::string range = config::range_text(setting);
   switch (setting.type) {
     case SettingType::boolean:
       return range;

@@ -1,4 +1,4 @@
-// A TOML file as flat key and text pairs with their lines. Not installed.
+// A TOML file as flat key and text pairs with their lines.
 #pragma once
 
 #include <string>

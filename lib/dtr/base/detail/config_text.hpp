@@ -1,4 +1,4 @@
-// How the text of a setting becomes its value. Not installed.
+// How the text of a setting becomes its value.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-#include "dtr/base/config_text.hpp"
+#include "dtr/base/detail/config_text.hpp"
 
 #include <algorithm>
 #include <array>
@@ -152,7 +152,7 @@ void parse_list(const Setting& setting, std::string_view text, Parsed& parsed) {
   for (const auto& part : words(text, ',')) {
     const std::string word(trimmed(part));
     if (const auto complaint = choice_complaint(setting, word); !complaint.empty()) {
-      parsed.complaint = ": '" + word + "'" + complaint;
+      parsed.complaint.append(": '").append(word).append("'").append(complaint);
       return;
     }
     if (std::find(parsed.list.begin(), parsed.list.end(), word) == parsed.list.end()) parsed.list.push_back(word);
@@ -230,7 +230,10 @@ std::vector<std::string> words(std::string_view text, char separator) {
 
 std::string join(const std::vector<std::string>& parts, std::string_view separator) {
   std::string joined;
-  for (std::size_t i = 0; i < parts.size(); ++i) joined += (i == 0 ? "" : std::string(separator)) + parts[i];
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (i > 0) joined += separator;
+    joined += parts[i];
+  }
   return joined;
 }
 

@@ -1,10 +1,10 @@
-#include "dtr/base/config_toml.hpp"
+#include "dtr/base/detail/config_toml.hpp"
 
 #include <algorithm>
 
 #include <toml++/toml.h>
 
-#include "dtr/base/config_text.hpp"
+#include "dtr/base/detail/config_text.hpp"
 #include "dtr/base/file.hpp"
 
 namespace dtr::inline v0 {
