@@ -1,6 +1,5 @@
 // A rank dies by SIGKILL while the others wait in a barrier. Run with `-d` naming the last rank.
 #include <chrono>
-#include <cstring>
 #include <fstream>
 #include <string>
 
@@ -9,6 +8,7 @@
 #include <unistd.h>
 
 #include "dtr/bootstrap/bootstrap.hpp"
+#include "dtr/bootstrap/host.hpp"
 #include "support/mpi_test.hpp"
 #include "support/test_support.hpp"
 
@@ -18,8 +18,8 @@ namespace {
 using namespace std::chrono_literals;
 using testing::scaled;
 
-bool alive(pid_t process) {
-  std::ifstream stat("/proc/" + std::to_string(process) + "/stat");
+bool alive(const std::string& process) {
+  std::ifstream stat("/proc/" + process + "/stat");
   std::string line;
   if (!std::getline(stat, line)) return false;
   const char state = line[line.rfind(')') + 2];
@@ -31,16 +31,20 @@ TEST(DeadRankTest, SurvivorsLeaveTheBarrierAndFinalizeWithoutHangingOrEndingMpi)
   ASSERT_TRUE(made) << made.error().to_string();
   Bootstrap& world = **made;
   const int victim = world.size() - 1;
-  const pid_t mine = ::getpid();
-  const auto all = world.exchange(std::as_bytes(std::span(&mine, 1)), scaled(30s));
+  const std::string mine = host_id() + " " + std::to_string(::getpid());
+  const auto all = world.exchange(std::as_bytes(std::span(mine)), scaled(30s));
   ASSERT_TRUE(all);
   if (world.rank() == victim) testing::die_now();
 
-  pid_t process = 0;
-  std::memcpy(&process, (*all)[static_cast<std::size_t>(victim)].data(), sizeof process);
+  // Process numbers mean something on the victim's host only; a rank there tells the others.
+  const auto& blob = (*all)[static_cast<std::size_t>(victim)];
+  const std::string theirs(reinterpret_cast<const char*>(blob.data()), blob.size());
+  const bool same_host = theirs.starts_with(host_id() + " ");
+  const std::string process = theirs.substr(theirs.rfind(' ') + 1);
   const auto started = std::chrono::steady_clock::now();
   const auto ended = world.barrier(scaled(60s), [&]() -> Result<void> {
-    if (alive(process)) return {};
+    if (same_host && !alive(process)) testing::put_sign("dead");
+    if (!testing::wait_for_sign("dead", 0s)) return {};
     return fail(Errc::peer_failed, "the process ended", "barrier", victim);
   });
   EXPECT_LT(std::chrono::steady_clock::now() - started, scaled(5s));

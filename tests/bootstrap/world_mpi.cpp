@@ -1,6 +1,7 @@
 // libdtr starts and ends MPI itself.
 #include <array>
 #include <chrono>
+#include <cstdlib>
 #include <string>
 #include <thread>
 
@@ -51,7 +52,8 @@ std::unique_ptr<Bootstrap> WorldBootstrapTest::world;
 
 TEST_F(WorldBootstrapTest, RankAndSizeAgreeWithTheLauncher) {
   const LaunchHint hint = launch_hint();
-  EXPECT_EQ(hint.launcher, "mpirun");
+  const char* nodes = std::getenv("SLURM_NNODES");
+  EXPECT_EQ(hint.launcher, nodes != nullptr ? "srun" : "mpirun");
   EXPECT_EQ(world->rank(), hint.rank);
   EXPECT_EQ(world->size(), hint.size);
 }
@@ -85,7 +87,10 @@ TEST_F(WorldBootstrapTest, LocalRanksFollowFromTheHostIdsAndTheirOverrides) {
   for (const auto& blob : *real) real_ids.push_back(text_of(blob));
   for (const auto& blob : *pretended) pretended_ids.push_back(text_of(blob));
   EXPECT_EQ(place_on_host(real_ids, world->rank()).local_rank, launch_hint().local_rank);
-  EXPECT_EQ(place_on_host(real_ids, world->rank()).local_size, launch_hint().local_size);
+  const char* nodes = std::getenv("SLURM_NNODES");
+  const int hosts = nodes != nullptr ? std::atoi(nodes) : 1;
+  EXPECT_EQ(place_on_host(real_ids, world->rank()).hosts, hosts);
+  EXPECT_EQ(place_on_host(real_ids, world->rank()).local_size, world->size() / hosts);
   EXPECT_EQ(place_on_host(pretended_ids, world->rank()).local_rank, world->rank() / 2);
 }
 

@@ -7,6 +7,8 @@
 #include <iterator>
 #include <thread>
 
+#include <unistd.h>
+
 namespace dtr::testing {
 
 std::filesystem::path verdict_folder() {
@@ -25,7 +27,9 @@ void die_now() {
 
 void put_sign(const std::string& name, const std::string& text) {
   const auto final_name = verdict_folder() / ("sign." + name);
-  const auto draft = final_name.string() + ".draft";
+  // A draft for each caller: several ranks may put up the same sign, and may have equal process numbers on two nodes.
+  std::string draft = (verdict_folder() / "draft.XXXXXX").string();
+  ::close(::mkstemp(draft.data()));
   std::ofstream(draft) << text;
   std::filesystem::rename(draft, final_name);
 }

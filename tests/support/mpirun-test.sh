@@ -2,27 +2,30 @@
 # Runs one test program under mpirun and judges it by what every rank wrote, not by mpirun's exit code alone: with
 # --enable-recovery mpirun returns 0 whatever happened.
 #
-#   mpirun-test.sh -n RANKS [-t SECONDS] [-d RANK,...] [-m "MPIRUN OPTIONS"] -- PROGRAM [ARGUMENT...]
+#   mpirun-test.sh -n RANKS [-t SECONDS] [-d RANK,...] [-m "LAUNCHER OPTIONS"] [-s NODES] -- PROGRAM [ARGUMENT...]
 #
+# With -s, srun starts the ranks instead, spread evenly over that many nodes of scripts/slurm-test.sh; the script then
+# returns 77 (skipped) where that cannot be done.
 # Each rank finds DTR_TEST_VERDICT_FOLDER in its environment and, when it is content, writes `rank.N` there, whose first
 # line is "ok" (tests/support/mpi_main.cpp does it for programs made of GoogleTest cases). The test passes if
 #   - it ends within SECONDS (default 60, stretched by DTR_TEST_TIME_SCALE),
 #   - every rank that is not named by -d wrote "ok",
 #   - no rank named by -d wrote anything: those are to die by SIGKILL before they end; naming one turns on
 #     --enable-recovery, so that the others live on,
-#   - without -d, mpirun returned 0,
+#   - without -d, the launcher returned 0,
 #   - no process of the run is left.
 # Whatever happens, no process, no temporary folder and no shared-memory file stays.
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 
-ranks=0 seconds=60 dead='' mpirun_options=()
-while getopts 'n:t:d:m:' option; do
+ranks=0 seconds=60 dead='' nodes=0 launcher_options=()
+while getopts 'n:t:d:m:s:' option; do
   case $option in
     n) ranks=$OPTARG ;;
     t) seconds=$OPTARG ;;
     d) dead=$OPTARG ;;
-    m) read -r -a mpirun_options <<< "$OPTARG" ;;
+    m) read -r -a launcher_options <<< "$OPTARG" ;;
+    s) nodes=$OPTARG ;;
     *) die 'see the head of this file' ;;
   esac
 done
@@ -48,22 +51,31 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
 
-[ -z "$dead" ] || mpirun_options+=(--enable-recovery)
+if [ "$nodes" = 0 ]; then
+  launcher=(mpirun --tag-output -n "$ranks")
+  [ -z "$dead" ] || launcher+=(--enable-recovery)
+else
+  # Here the ranks' /tmp and /dev/shm are the nodes' affair.
+  unset OMPI_MCA_btl_vader_backing_directory OMPI_MCA_orte_tmpdir_base
+  launcher=("$root/scripts/slurm-test.sh" -n "$nodes" -t "$seconds" --
+    srun --label --mpi=pmix -N "$nodes" --ntasks-per-node=$((ranks / nodes)))
+  [ -z "$dead" ] || launcher+=(--kill-on-bad-exit=0)
+fi
 env DTR_TEST_VERDICT_FOLDER="$folder" timeout --kill-after=5 "$seconds" \
-  mpirun --tag-output -n "$ranks" "${mpirun_options[@]}" "$@" < /dev/null &
-launcher=$!
-wait "$launcher"
+  "${launcher[@]}" "${launcher_options[@]}" "$@" < /dev/null &
+wait $!
 code=$?
+[ "$nodes" = 0 ] || [ $code != 77 ] || exit 77
 
 bad=0
 complain() {
   echo "mpirun-test: $*"
   bad=1
 }
-if [ $code = 124 ] || [ $code = 137 ]; then
+if [ $SECONDS -ge "$seconds" ]; then # not by the code: srun returns 137 for a rank that was killed
   complain "still running after $seconds s"
 elif [ -z "$dead" ] && [ $code != 0 ]; then
-  complain "mpirun returned $code"
+  complain "${launcher[0]##*/} returned $code"
 fi
 
 for ((rank = 0; rank < ranks; ++rank)); do
@@ -80,10 +92,10 @@ for ((rank = 0; rank < ranks; ++rank)); do
   esac
 done
 
-for ((i = 0; i < 20; ++i)); do # a rank may take a moment to end after mpirun has
+for ((i = 0; i < 20; ++i)); do # a rank may take a moment to end after the launcher has
   left=$(of_this_run)
   [ -n "$left" ] || break
   sleep 0.1
 done
-[ -z "$left" ] || complain "still alive after mpirun: $(ps -o pid=,stat=,args= -p "$(paste -sd, <<< "$left")")"
+[ -z "$left" ] || complain "still alive after ${launcher[0]##*/}: $(ps -o pid=,stat=,args= -p "$(paste -sd, <<< "$left")")"
 exit $bad

@@ -1,0 +1,111 @@
+// What a checkpoint holds: named tensors of fixed-width elements, cut into boxes over the ranks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "dtr/base/error.hpp"
+
+namespace dtr::inline v0 {
+
+/// Element types, little-endian in memory and on disk. The names are what the manifest says.
+enum class DType : std::uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u64, u32, u16, u8 };
+
+[[nodiscard]] std::string_view to_string(DType dtype) noexcept;
+
+/// "bf16" -> DType::bf16; nothing for an unknown name.
+[[nodiscard]] std::optional<DType> parse_dtype(std::string_view name) noexcept;
+
+/// Bytes an element.
+[[nodiscard]] std::size_t size_of(DType dtype) noexcept;
+
+/// The DType of a C++ arithmetic type. f16 and bf16 have none in C++20: name those explicitly.
+template <class T>
+[[nodiscard]] constexpr DType dtype_of() noexcept {
+  using U = std::remove_cv_t<T>;
+  static_assert(std::is_arithmetic_v<U> || std::is_same_v<U, std::byte>, "tensors hold numbers or bytes");
+  if constexpr (std::is_floating_point_v<U>) {
+    static_assert(sizeof(U) == 4 || sizeof(U) == 8, "no such floating-point type on disk");
+    return sizeof(U) == 8 ? DType::f64 : DType::f32;
+  } else if constexpr (std::is_signed_v<U>) {
+    return sizeof(U) == 8 ? DType::i64 : sizeof(U) == 4 ? DType::i32 : sizeof(U) == 2 ? DType::i16 : DType::i8;
+  } else {
+    return sizeof(U) == 8 ? DType::u64 : sizeof(U) == 4 ? DType::u32 : sizeof(U) == 2 ? DType::u16 : DType::u8;
+  }
+}
+
+using Shape = std::vector<std::uint64_t>;
+
+/// A rectangular part of a tensor, in elements: [offset, offset + extent) in each dimension.
+/// Both vectors empty means the whole tensor.
+struct Box {
+  Shape offset{};
+  Shape extent{};
+
+  friend bool operator==(const Box&, const Box&) = default;
+};
+
+/// A tensor, or this rank's box of one, in the caller's memory: row-major, without gaps, only read.
+struct TensorView {
+  std::string name{};  ///< UTF-8; '/' makes groups in the HDF5 files: "layers/0/weight"
+  DType dtype = DType::f32;
+  Shape global_shape{};  ///< of the whole tensor, at most 32 dimensions; empty = one element
+  Box box{};             ///< what `data` holds of it; default: all
+  std::span<const std::byte> data{};
+  /// Every rank of the group passes the same tensor, and one of them writes it (which one is spread by size).
+  bool replicated = false;
+
+  /// From any contiguous container of numbers: `TensorView::of("weights", weights, {256, 784})`.
+  /// Without a shape it is one-dimensional, as long as the container.
+  template <class Container>
+  [[nodiscard]] static TensorView of(std::string name, const Container& values, Shape global_shape = {}, Box box = {}) {
+    const std::span elements(values);
+    using T = typename decltype(elements)::value_type;
+    if (global_shape.empty()) global_shape = {elements.size()};
+    TensorView view;
+    view.name = std::move(name);
+    view.dtype = dtype_of<T>();
+    view.global_shape = std::move(global_shape);
+    view.box = std::move(box);
+    view.data = std::as_bytes(elements);
+    return view;
+  }
+
+  /// The same, marked as equal on all ranks.
+  [[nodiscard]] TensorView same_on_all_ranks() && {
+    replicated = true;
+    return std::move(*this);
+  }
+};
+
+/// Where a load puts a tensor or a box of one: row-major, without gaps.
+struct TensorTarget {
+  std::string name{};
+  Box box{};  ///< default: all of it
+  std::span<std::byte> data{};
+
+  template <class Container>
+  [[nodiscard]] static TensorTarget of(std::string name, Container& values, Box box = {}) {
+    TensorTarget target;
+    target.name = std::move(name);
+    target.box = std::move(box);
+    target.data = std::as_writable_bytes(std::span(values));
+    return target;
+  }
+};
+
+/// What a checkpoint knows of a tensor besides its bytes.
+struct TensorInfo {
+  std::string name{};
+  DType dtype = DType::f32;
+  Shape global_shape{};
+};
+
+}  // namespace dtr::inline v0
