@@ -112,6 +112,7 @@ int ProgressEngine::look() noexcept {
 
 bool ProgressEngine::poll() noexcept {
   if (in_progress()) return false;
+  waits_.fetch_add(1, std::memory_order_relaxed);  // a caller that looks itself: the thread stands by
   const bool moved = attempt();
   if (moved) hand_over();
   return moved;

@@ -1,0 +1,126 @@
+// dtr_perf: latency and bandwidth of put, get and send between two ranks (or one rank and itself).
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+
+#include "perf.hpp"
+
+namespace {
+
+using dtr::perf::Operation;
+using dtr::perf::Plan;
+
+/// "A:B:xF" -> A, A*F, ... up to B; "A:B:+S" -> A, A+S, ...; "A,B,C" as it is.
+dtr::Result<std::vector<std::uint64_t>> parse_sizes(const std::string& text) {
+  const auto wrong = [&] {
+    return dtr::fail(dtr::Errc::invalid_argument, "\"" + text + "\" is no A:B:xF, such as 8:1048576:x4", "--sizes");
+  };
+  unsigned long long first = 0;
+  unsigned long long last = 0;
+  unsigned long long factor = 0;
+  int used = 0;
+  if (std::sscanf(text.c_str(), "%llu:%llu:x%llu%n", &first, &last, &factor, &used) != 3 ||
+      static_cast<std::size_t>(used) != text.size() || first == 0 || factor < 2 || last < first) {
+    return wrong();
+  }
+  std::vector<std::uint64_t> sizes;
+  for (std::uint64_t size = first; size <= last; size *= factor) {
+    sizes.push_back(size);
+    if (size > last / factor) break;
+  }
+  return sizes;
+}
+
+dtr::Result<void> complete(Plan& plan) {
+  static const std::map<std::string, std::pair<Operation, bool>> kOperations{
+      {"put_lat", {Operation::put, true}},   {"put_bw", {Operation::put, false}},
+      {"get_lat", {Operation::get, true}},   {"get_bw", {Operation::get, false}},
+      {"send_lat", {Operation::send, true}}, {"send_bw", {Operation::send, false}}};
+  const auto found = kOperations.find(plan.name);
+  if (found == kOperations.end()) {
+    return dtr::fail(dtr::Errc::invalid_argument,
+                     "\"" + plan.name + "\" is none of put_lat put_bw get_lat get_bw send_lat send_bw", "dtr_perf");
+  }
+  std::tie(plan.operation, plan.latency) = found->second;
+  return {};
+}
+
+std::uint64_t iterations_for(const Plan& plan, std::uint64_t size) {
+  if (plan.iterations > 0) return plan.iterations;
+  constexpr std::uint64_t kBytes = 4ULL << 30;  // about a second of copying
+  const std::uint64_t most = plan.latency ? 20000 : 2000000;
+  return std::clamp<std::uint64_t>(kBytes / std::max<std::uint64_t>(size, 1), 20, most);
+}
+
+dtr::Result<void> run(dtr::Runtime& rt, const Plan& plan) {
+  if (rt.size() > 2) {
+    return dtr::fail(dtr::Errc::invalid_argument,
+                     "start 2 ranks, or 1 for loopback; these are " + std::to_string(rt.size()), "dtr_perf");
+  }
+  std::vector<dtr::perf::Row> rows;
+  if (rt.rank() == 0) dtr::perf::print_header();
+  for (const std::uint64_t size : plan.sizes) {
+    if (plan.operation == Operation::send && size > rt.fabric().max_message()) {
+      return dtr::fail(dtr::Errc::out_of_range,
+                       std::to_string(size) + " bytes; the largest message is fabric.eager_bytes = " +
+                           std::to_string(rt.fabric().max_message()),
+                       "send");
+    }
+    dtr::perf::Pair pair(rt, size);
+    const std::uint64_t iterations = iterations_for(plan, size);
+    const auto batch = static_cast<std::uint32_t>(std::min<std::uint64_t>(plan.batch, iterations));
+    auto samples = plan.latency ? dtr::perf::measure_latency(pair, plan.operation, iterations)
+                                : dtr::perf::measure_bandwidth(pair, plan.operation, iterations, batch);
+    if (rt.rank() != 0) continue;
+    rows.push_back(dtr::perf::make_row(plan, pair, std::move(samples)));
+    dtr::perf::print_row(rows.back());
+  }
+  if (rt.rank() == 0 && !plan.json.empty()) return dtr::perf::write_json(plan.json, rows);
+  return {};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Latency and bandwidth of libdtr between two ranks");
+  Plan plan;
+  std::uint64_t size = 0;
+  std::string sizes;
+  app.add_option("operation", plan.name, "put_lat put_bw get_lat get_bw send_lat send_bw")->required();
+  auto* one = app.add_option("--size", size, "bytes of one operation")->check(CLI::PositiveNumber);
+  app.add_option("--sizes", sizes, "A:B:xF: from A to B bytes, times F each")->excludes(one);
+  app.add_option("--transport", plan.transport, "shm, tcp, verbs (default: as configured)");
+  app.add_option("--iterations", plan.iterations, "operations to measure (default: by size)");
+  app.add_option("--batch", plan.batch, "requests per post in bandwidth tests")->check(CLI::Range(1, 65536));
+  app.add_option("--json", plan.json, "file for the results");
+  CLI11_PARSE(app, argc, argv);
+
+  if (auto good = complete(plan); !good) {
+    std::fprintf(stderr, "%s\n", good.error().to_string().c_str());
+    return 2;
+  }
+  plan.sizes = {size > 0 ? size : 8};
+  if (!sizes.empty()) {
+    auto list = parse_sizes(sizes);
+    if (!list) {
+      std::fprintf(stderr, "%s\n", list.error().to_string().c_str());
+      return 2;
+    }
+    plan.sizes = std::move(*list);
+  }
+  dtr::RuntimeOptions options;
+  if (!plan.transport.empty()) options.config.overrides.emplace_back("transport.allow", plan.transport);
+  try {
+    dtr::Runtime rt(std::move(options));
+    try {
+      if (auto done = run(rt, plan); !done) return rt.fail(done.error());
+    } catch (const dtr::Exception& e) {
+      return rt.fail(e.error());
+    }
+    if (auto ended = rt.finalize(); !ended) return rt.fail(ended.error());
+  } catch (const dtr::Exception& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,61 @@
+#include "dtr/base/bytes.hpp"
+#include "perf.hpp"
+
+namespace dtr::perf {
+
+namespace {
+
+constexpr auto kMeetBound = std::chrono::seconds(30);
+
+}  // namespace
+
+Pair::Pair(Runtime& rt, std::uint64_t size)
+    : rt_(rt),
+      other_(rt.size() == 1 ? 0 : 1 - rt.rank()),
+      size_(size),
+      source_(value_or_throw(rt.allocate(std::max<std::uint64_t>(size, 8)))),
+      sink_(value_or_throw(rt.allocate(std::max<std::uint64_t>(size, 8)))) {
+  std::fill(source_.span().begin(), source_.span().end(), std::byte{0});
+  std::fill(sink_.span().begin(), sink_.span().end(), std::byte{0});
+  const Bytes mine = ByteWriter().value(sink_.region()->key()).value(sink_.offset()).take();
+  const auto all = value_or_throw(rt.allgather("dtr_perf/keys", mine, kMeetBound));
+  ByteReader theirs(all.at(static_cast<std::size_t>(other_)));
+  const auto key = theirs.value<RemoteKey>();
+  remote_offset_ = theirs.value<std::uint64_t>();
+  const auto peer = static_cast<fabric::PeerId>(other_);
+  channel_ = value_or_throw(rt.fabric().channel(peer));
+  remote_ = value_or_throw(rt.fabric().import(peer, key));
+  // The first request connects; a flush that comes back says that the way is open.
+  fabric::Completion open;
+  const fabric::WorkRequest flush = fabric::WorkRequest::flush(&open);
+  rt.fabric().submit(peer, std::span(&flush, 1), kMeetBound);
+  value_or_throw(rt.fabric().wait(open, peer, "dtr_perf", kMeetBound));
+  meet("dtr_perf/open");
+}
+
+void Pair::meet(const char* topic) const { value_or_throw(rt_.allgather(topic, {}, kMeetBound)); }
+
+volatile std::uint8_t& Pair::arrival() const {
+  return *reinterpret_cast<volatile std::uint8_t*>(sink_.data() + std::max<std::uint64_t>(size_, 1) - 1);
+}
+
+std::uint8_t& Pair::departure() const {
+  return *reinterpret_cast<std::uint8_t*>(source_.data() + std::max<std::uint64_t>(size_, 1) - 1);
+}
+
+void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests, fabric::Completion& done) {
+  const Deadline deadline(pair.rt().operation_timeout());
+  done.arm(static_cast<std::uint32_t>(requests.size()));
+  while (true) {
+    const fabric::PostResult result = pair.channel().post(requests, deadline);
+    if (result.finished > 0) done.finish(result.finished, {});
+    requests = requests.subspan(result.accepted);
+    if (requests.empty()) return;
+    if (result.status.code != Errc::again) {
+      throw Exception(pair.rt().fabric().explain(static_cast<fabric::PeerId>(pair.other()), result.status, "dtr_perf"));
+    }
+    pair.rt().progress();
+  }
+}
+
+}  // namespace dtr::perf
