@@ -14,8 +14,8 @@
 namespace dtr::inline v0 {
 
 /// A set of ranks that started together. Calls are collective: every rank makes the same calls in the same order.
-/// One thread at a time; MPI is called on the caller's thread and on no other. In a child of fork every call is
-/// `forked` and the destructor does nothing.
+/// barrier may be called by any thread, the rest by one thread at a time; MPI is called on the caller's thread and on
+/// no other. In a child of fork every call is `forked` and the destructor does nothing.
 class Bootstrap {
  public:
   /// Called over and over while a barrier waits, without locks held; an Error ends the wait and is returned.

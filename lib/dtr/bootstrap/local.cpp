@@ -7,7 +7,7 @@
 #include <mutex>
 #include <utility>
 
-#include <unistd.h>
+#include "dtr/base/fork_guard.hpp"
 
 namespace dtr::inline v0 {
 namespace bootstrap {
@@ -116,7 +116,7 @@ class LocalBootstrap final : public Bootstrap {
 
  private:
   [[nodiscard]] Result<void> usable(const char* operation) const {
-    if (::getpid() != process_) return fail(Errc::forked, "called in a child of fork", operation);
+    if (auto r = fork_guard_.check(operation); !r) return r;
     if (!open_) return fail(Errc::closed, "after finalize", operation);
     if (given_up_) return fail(Errc::closed, "an earlier exchange was given up", operation);
     return {};
@@ -124,7 +124,7 @@ class LocalBootstrap final : public Bootstrap {
 
   std::shared_ptr<Meeting> meeting_;
   const int rank_;
-  const pid_t process_ = ::getpid();
+  const ForkGuard fork_guard_;
   std::uint64_t exchanges_ = 0;
   bool open_ = true;
   bool given_up_ = false;

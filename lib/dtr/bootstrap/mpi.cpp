@@ -6,8 +6,7 @@
 #include <string>
 #include <utility>
 
-#include <unistd.h>
-
+#include "dtr/base/fork_guard.hpp"
 #include "dtr/bootstrap/detail/mpi_process.hpp"
 
 namespace dtr::inline v0 {
@@ -23,7 +22,7 @@ class MpiBootstrap final : public Bootstrap {
   MpiBootstrap& operator=(const MpiBootstrap&) = delete;
 
   ~MpiBootstrap() override {
-    if (open_ && ::getpid() == process_) static_cast<void>(finalize(false, Deadline(std::chrono::seconds(0))));
+    if (open_ && !fork_guard_.in_forked_child()) static_cast<void>(finalize(false, Deadline(std::chrono::seconds(0))));
   }
 
   [[nodiscard]] int rank() const noexcept override { return rank_; }
@@ -53,7 +52,7 @@ class MpiBootstrap final : public Bootstrap {
   MPI_Comm comm_;
   const int rank_;
   const int size_;
-  const pid_t process_ = ::getpid();
+  const ForkGuard fork_guard_;
   bool open_ = true;
   bool exchange_given_up_ = false;
   std::vector<MPI_Request> pending_;  // in the order of their start, which is also how they match
@@ -61,7 +60,7 @@ class MpiBootstrap final : public Bootstrap {
 };
 
 Result<void> MpiBootstrap::usable(const char* operation) const {
-  if (::getpid() != process_) return fail(Errc::forked, "called in a child of fork", operation);
+  if (auto r = fork_guard_.check(operation); !r) return r;
   if (!open_) return fail(Errc::closed, "after finalize", operation);
   if (exchange_given_up_) return fail(Errc::closed, "an earlier exchange was given up", operation);
   return {};
@@ -192,7 +191,7 @@ Result<std::unique_ptr<Bootstrap>> MpiBootstrap::split(int color, Deadline deadl
 
 Result<void> MpiBootstrap::finalize(bool everyone_alive, Deadline deadline) {
   if (!open_) return {};
-  if (::getpid() != process_) return fail(Errc::forked, "called in a child of fork", "finalize");
+  if (auto r = fork_guard_.check("finalize"); !r) return r;
   auto& process = MpiProcess::instance();
   Result<void> result;
   bool clean = everyone_alive;
@@ -219,7 +218,7 @@ Result<void> MpiBootstrap::finalize(bool everyone_alive, Deadline deadline) {
 }
 
 void MpiBootstrap::on_mpi_finalize(std::function<void()> callback) {
-  if (!open_ || ::getpid() != process_) return;
+  if (!open_ || fork_guard_.in_forked_child()) return;
   if (hook_) MpiProcess::instance().remove_hook(*hook_);
   hook_ = MpiProcess::instance().add_hook(std::move(callback));
 }

@@ -1,10 +1,10 @@
+#include "dtr/bootstrap/detail/mpi_process.hpp"
+
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <string>
 #include <utility>
-
-#include "dtr/bootstrap/detail/mpi_process.hpp"
 
 namespace dtr::inline v0 {
 namespace bootstrap {
