@@ -1,7 +1,9 @@
 #include "dtr/base/config.hpp"
 
+#include <cctype>
 #include <cstdlib>
-#include <limits>
+#include <filesystem>
+#include <random>
 
 #include <gtest/gtest.h>
 
@@ -328,6 +330,42 @@ TEST_F(ConfigTest, SyntaxErrorsNameFileAndLine) {
   EXPECT_EQ(toml_complaint("[tcp\n").rfind("t.toml:1: TOML syntax: ", 0), 0U);
   EXPECT_EQ(toml_complaint("a = \"\xff\"").rfind("t.toml:1: TOML syntax: ", 0), 0U);
   EXPECT_EQ(toml_complaint(std::string(100'000, '[')).rfind("t.toml:1: TOML syntax: ", 0), 0U);
+}
+
+TEST_F(ConfigTest, ADamagedFileLoadsOrIsAnErrorWithItsLine) {
+  const std::string good =
+      "[log]\nlevel = 'info'\n[transport]\nallow = ['shm', \"tcp\"]\n[metrics]\ninterval_s = 2.5e0\n"
+      "[fabric]\nhold_bytes = \"1GiB\"\n[coordinator]\nheartbeat_timeout_ms = 0x7d0\n";
+  ASSERT_EQ(toml_complaint(good), "");
+  std::mt19937 random(5);
+  int loaded = 0;
+  for (int i = 0; i < 500; ++i) {
+    std::string bad = good;
+    for (unsigned n = random() % 3 + 1; n > 0; --n) {
+      const std::size_t at = random() % bad.size();
+      switch (random() % 3) {
+        case 0:
+          bad[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bad.erase(at, random() % 20);
+          break;
+        default:
+          bad.insert(at, 1, "[]{}=.,'\"\\\n#0-"[random() % 14]);
+      }
+      if (bad.empty()) bad = " ";
+    }
+    const std::string words = toml_complaint(bad);
+    if (words.empty()) {
+      ++loaded;
+      continue;
+    }
+    const bool has_line = words.rfind("t.toml:", 0) == 0 && words.size() > 8 && std::isdigit(words[7]) != 0;
+    const bool is_pair = words.find(" exceeds ") != std::string::npos;
+    EXPECT_TRUE(has_line || is_pair) << words;
+  }
+  EXPECT_GT(loaded, 0);
+  EXPECT_LT(loaded, 500);
 }
 
 TEST_F(ConfigTest, AMissingFileIsNamed) {

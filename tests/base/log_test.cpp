@@ -147,7 +147,7 @@ TEST_F(LogTest, ManyThreadsWriteWholeLinesWhileTheLogIsReconfigured) {
 TEST_F(LogTest, AForkedChildMayLogWithoutTheParentsLocks) {
   int ends[2];
   ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
-  ASSERT_TRUE(log_enabled(LogLevel::warn));  // from here on the parent has a log, also when this case runs alone
+  ASSERT_TRUE(configure_log(LogOptions{}));  // from here on the parent has a log, also when this case runs alone
   const pid_t child = ::fork();
   if (child == 0) {
     ::alarm(20);

@@ -72,25 +72,23 @@ class DescriptorSink final : public spdlog::sinks::base_sink<std::mutex> {
 
 std::shared_ptr<spdlog::logger> make_logger(std::vector<spdlog::sink_ptr> sinks) {
   auto logger = std::make_shared<spdlog::logger>("dtr", sinks.begin(), sinks.end());
-  logger->set_level(spdlog::level::trace);  // Log::level_ decides
+  logger->set_level(spdlog::level::trace);  // log_level decides
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%f%z %v", spdlog::pattern_time_type::utc);
   return logger;
 }
 
-/// The process's one log, the library's only global object that changes.
-class Log {
- public:
-  static Log& instance() {
-    static auto* const log = new Log();  // never destroyed: threads may still log while the process exits
-    return *log;
-  }
+// The log is the library's only global object that changes. Level and rank stand apart from the sink, so that asking
+// for the level neither makes one nor can fail.
+constinit std::atomic<LogLevel> log_level{LogLevel::warn};
+constinit std::atomic<int> log_rank{-1};
 
-  [[nodiscard]] bool enabled(LogLevel level) const noexcept {
-    return level < LogLevel::off && level >= level_.load(std::memory_order_relaxed);
+/// Where lines go; made with the first line or configuration.
+class Sink {
+ public:
+  static Sink& instance() {
+    static auto* const sink = new Sink();  // never destroyed: threads may still log while the process exits
+    return *sink;
   }
-  void set_level(LogLevel level) noexcept { level_.store(level, std::memory_order_relaxed); }
-  void set_rank(int rank) noexcept { rank_.store(rank, std::memory_order_relaxed); }
-  [[nodiscard]] int rank() const noexcept { return rank_.load(std::memory_order_relaxed); }
 
   void replace(std::shared_ptr<spdlog::logger> logger) {
     const std::scoped_lock lock(mutex_);
@@ -113,10 +111,8 @@ class Log {
   }
 
  private:
-  Log() : logger_(make_logger({std::make_shared<DescriptorSink>(STDERR_FILENO)})) {}
+  Sink() : logger_(make_logger({std::make_shared<DescriptorSink>(STDERR_FILENO)})) {}
 
-  std::atomic<LogLevel> level_{LogLevel::warn};
-  std::atomic<int> rank_{-1};
   std::mutex mutex_;
   std::shared_ptr<spdlog::logger> logger_;
   ForkGuard fork_guard_;
@@ -171,10 +167,9 @@ Result<void> configure_log(const LogOptions& options) {
     if (!fd) return fail(errno_error(errno, "log file " + path, "configure_log"));
     sinks.push_back(std::make_shared<DescriptorSink>(std::move(fd)));
   }
-  Log& log = Log::instance();
-  log.set_level(options.level);
-  log.set_rank(options.rank);
-  log.replace(make_logger(std::move(sinks)));
+  Sink::instance().replace(make_logger(std::move(sinks)));
+  set_log_level(options.level);
+  set_log_rank(options.rank);
   return {};
 }
 
@@ -184,25 +179,26 @@ Result<void> configure_log(const Config& config, int rank) {
   return configure_log({.level = *level, .file = config.text("log.file"), .rank = rank});
 }
 
-void set_log_level(LogLevel level) noexcept { Log::instance().set_level(level); }
+void set_log_level(LogLevel level) noexcept { log_level.store(level, std::memory_order_relaxed); }
 
-void set_log_rank(int rank) noexcept { Log::instance().set_rank(rank); }
+void set_log_rank(int rank) noexcept { log_rank.store(rank, std::memory_order_relaxed); }
 
-bool log_enabled(LogLevel level) noexcept { return Log::instance().enabled(level); }
+bool log_enabled(LogLevel level) noexcept {
+  return level < LogLevel::off && level >= log_level.load(std::memory_order_relaxed);
+}
 
 void log_message(LogLevel level, const char* file, int line, std::string_view text) noexcept {
   try {
-    Log& log = Log::instance();
-    if (!log.enabled(level)) return;
+    if (!log_enabled(level)) return;
     std::string whole(to_string(level));
-    const int rank = log.rank();
+    const int rank = log_rank.load(std::memory_order_relaxed);
     whole += rank >= 0 ? " rank " + std::to_string(rank) : " rank -";
     whole += ": ";
     append_escaped(whole, text);
     whole += " [";
     whole += file_name(file);
     whole += ":" + std::to_string(line) + "]";
-    log.write(level, whole);
+    Sink::instance().write(level, whole);
   } catch (...) {
     // No memory for a log line: the work goes on without it.
     return;
