@@ -61,6 +61,7 @@ class RegionTable {
       if (region_ != nullptr) std::exchange(region_, nullptr)->end_use();
     }
     [[nodiscard]] std::byte* data() const noexcept { return data_; }
+    [[nodiscard]] const Region* region() const noexcept { return region_; }
     [[nodiscard]] explicit operator bool() const noexcept { return region_ != nullptr; }
 
    private:

@@ -1,0 +1,71 @@
+// The TCP transport as one object: the loop that drives all its connections.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "dtr/fabric/tcp/hub.hpp"
+#include "dtr/fabric/tcp/initiator.hpp"
+#include "dtr/fabric/tcp/lobby.hpp"
+#include "dtr/fabric/tcp/responder.hpp"
+#include "dtr/fabric/transport.hpp"
+
+namespace dtr::inline v0 {
+namespace fabric::tcp {
+
+class TcpTransport final : public Transport, private Hub {
+ public:
+  TcpTransport(const TransportContext& shared, const TcpOptions& chosen, Poller set, ListeningSocket listening,
+               std::vector<Endpoint> endpoints);
+  ~TcpTransport() override;
+
+  /// Begins to listen to strangers.
+  [[nodiscard]] Result<void> start();
+
+  [[nodiscard]] std::string_view name() const noexcept override { return "tcp"; }
+  [[nodiscard]] std::string domain() const override { return "tcp"; }
+  [[nodiscard]] bool moves(MemoryKind kind) const noexcept override { return kind != MemoryKind::cuda; }
+  [[nodiscard]] std::vector<std::byte> address() const override { return encode(endpoints_); }
+
+  // Requests name a region by its key, and RegionTable::acquire guards it: nothing to prepare or to undo.
+  [[nodiscard]] Result<void> register_region(Region&) override { return {}; }
+  [[nodiscard]] bool drained(const Region& region) noexcept override { return region.uses() == 0; }
+  void deregister_region(Region&) noexcept override {}
+
+  [[nodiscard]] Result<std::unique_ptr<Channel>> connect(PeerId peer, std::span<const std::byte> address,
+                                                         Deadline deadline) override;
+  int progress(int budget) noexcept override;
+  [[nodiscard]] int wait_descriptor() const noexcept override { return poller.fd(); }
+  [[nodiscard]] bool prepare_sleep() noexcept override;
+  [[nodiscard]] Deadline::Clock::time_point next_deadline() const noexcept override;
+  void leave() noexcept override;
+  void fence(PeerId peer) noexcept override;
+
+ private:
+  void admit(UniqueFd fd, const Hello& hello, const Endpoint& from) noexcept override;
+  void link_lost(PeerRecord& peer, std::string why) noexcept override;
+  void peer_down(PeerRecord& peer, Errc code, const std::string& why) noexcept override;
+
+  [[nodiscard]] PeerRecord& record_of(PeerId peer);
+  /// All records so far. Progress thread.
+  [[nodiscard]] const std::vector<PeerRecord*>& everybody();
+  [[nodiscard]] std::shared_ptr<Initiator> channel_of(const PeerRecord& peer);
+  void bury(PeerRecord& peer) noexcept;
+  void on_time(std::int64_t now) noexcept;
+  [[nodiscard]] std::int64_t peer_on_time(PeerRecord& peer, std::int64_t now) noexcept;
+  void judge_lost_peer(PeerRecord& peer, const Initiator* channel) noexcept;
+
+  std::vector<Endpoint> endpoints_;
+  std::mutex mutex_;  ///< the map, and PeerRecord::channel
+  std::map<PeerId, std::unique_ptr<PeerRecord>> peers_;
+  std::vector<PeerRecord*> round_;                     ///< of everybody(), kept for its memory
+  std::vector<std::unique_ptr<Responder>> graveyard_;  ///< closed, but perhaps still in a function of theirs
+  std::vector<std::shared_ptr<Initiator>> retired_;    ///< as above; with mutex_
+  Lobby lobby_;
+};
+
+}  // namespace fabric::tcp
+}  // namespace dtr::inline v0
