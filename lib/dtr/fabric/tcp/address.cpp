@@ -83,6 +83,10 @@ std::uint16_t Endpoint::port() const noexcept {
   return ntohs(reinterpret_cast<const sockaddr_in6*>(&storage)->sin6_port);
 }
 
+Endpoint Endpoint::with_port(std::uint16_t port) const noexcept {
+  return endpoint_of(family(), raw_address(*this), port);
+}
+
 std::string Endpoint::to_string() const {
   if (length == 0) return "?";
   const void* raw = raw_address(*this);
@@ -107,10 +111,9 @@ Result<Endpoint> parse_endpoint(const std::string& numeric, std::uint16_t port) 
 
 Result<std::vector<Endpoint>> local_endpoints(const TcpOptions& options, std::uint16_t port) {
   constexpr const char* kOperation = "find tcp addresses";
-  if (!options.bind_address.empty() && options.bind_address != "0.0.0.0" && options.bind_address != "::") {
-    auto endpoint = parse_endpoint(options.bind_address, port);
-    if (!endpoint) return fail(endpoint.error());
-    return std::vector<Endpoint>{*endpoint};
+  const bool any = options.bind_address.empty() || options.bind_address == "0.0.0.0" || options.bind_address == "::";
+  if (!any) {
+    if (const auto endpoint = parse_endpoint(options.bind_address, port)) return std::vector<Endpoint>{*endpoint};
   }
   ifaddrs* first = nullptr;
   if (::getifaddrs(&first) != 0) return fail(errno_error(errno, "getifaddrs", kOperation));
@@ -122,7 +125,7 @@ Result<std::vector<Endpoint>> local_endpoints(const TcpOptions& options, std::ui
     const int family = it->ifa_addr->sa_family;
     if (family != AF_INET && family != AF_INET6) continue;
     if (family == AF_INET6 && options.bind_address == "0.0.0.0") continue;
-    if (!options.interfaces.empty() && !listed(options.interfaces, it->ifa_name)) continue;
+    if (!any && !listed(options.bind_address, it->ifa_name)) continue;
     const void* raw = family == AF_INET
                           ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in*>(it->ifa_addr)->sin_addr)
                           : &reinterpret_cast<const sockaddr_in6*>(it->ifa_addr)->sin6_addr;
@@ -131,8 +134,9 @@ Result<std::vector<Endpoint>> local_endpoints(const TcpOptions& options, std::ui
     found.emplace_back(rank_of(*it), endpoint_of(family, raw, port));
   }
   if (found.empty()) {
-    if (options.interfaces.empty()) return fail(Errc::unsupported, "this host has no internet address", kOperation);
-    return fail(Errc::invalid_argument, "no interface of '" + options.interfaces + "' is up with an address",
+    if (any) return fail(Errc::unsupported, "this host has no internet address", kOperation);
+    return fail(Errc::invalid_argument,
+                "'" + options.bind_address + "' is neither an address nor an interface that is up and has one",
                 kOperation);
   }
   std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });

@@ -25,6 +25,8 @@ struct Endpoint {
   [[nodiscard]] int family() const noexcept { return storage.ss_family; }
   [[nodiscard]] std::uint16_t port() const noexcept;
 
+  [[nodiscard]] Endpoint with_port(std::uint16_t port) const noexcept;
+
   /// "10.0.0.2:4711", "[fe80::1]:4711"
   [[nodiscard]] std::string to_string() const;
 };
@@ -33,7 +35,7 @@ struct Endpoint {
 [[nodiscard]] Result<Endpoint> parse_endpoint(const std::string& numeric, std::uint16_t port);
 
 /// Addresses of this host that the options allow: real networks first, then container bridges, then loopback.
-/// Errors: invalid_argument (no such interface), unsupported (none at all).
+/// Errors: invalid_argument (no such address or interface), unsupported (none at all).
 [[nodiscard]] Result<std::vector<Endpoint>> local_endpoints(const TcpOptions& options, std::uint16_t port);
 
 [[nodiscard]] std::vector<std::byte> encode(std::span<const Endpoint> endpoints);

@@ -24,7 +24,7 @@ Dial Dialer::begin(const Endpoint& to, PeerId peer, std::uint32_t connection) no
   got_ = 0;
   ours_ = make_hello(hub_.context.identity, kTransportLetters, peer, connection);
   int error = 0;
-  fd_ = start_connect(to, hub_.options, error);
+  fd_ = start_connect(to, hub_.endpoints, hub_.options, error);
   if (!fd_) return failed(error, "connect");
   if (const int bad = hub_.poller.watch(fd_.get(), EPOLLOUT, events_to_); bad != 0) {
     fd_.reset();

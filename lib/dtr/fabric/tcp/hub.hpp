@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "dtr/base/deadline.hpp"
 #include "dtr/fabric/handshake.hpp"
@@ -67,11 +69,12 @@ class SilenceWatch {
 
 class Hub {
  public:
-  Hub(const TransportContext& shared, TcpOptions chosen, Poller set)
-      : context(shared), options(std::move(chosen)), poller(std::move(set)) {}
+  Hub(const TransportContext& shared, TcpOptions chosen, std::vector<Endpoint> own, Poller set)
+      : context(shared), options(std::move(chosen)), endpoints(std::move(own)), poller(std::move(set)) {}
 
   const TransportContext context;
   const TcpOptions options;
+  const std::vector<Endpoint> endpoints;  ///< where we can be reached
   Poller poller;
 
   /// progress wants to be called at this time. Any thread.

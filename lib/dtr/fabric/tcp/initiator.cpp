@@ -21,7 +21,7 @@ Initiator::Initiator(Hub& hub, PeerRecord& peer, std::vector<Endpoint> addresses
       addresses_(std::move(addresses)),
       connect_deadline_(to_ns(deadline.at())),
       dialer_(hub, *this),
-      queue_(hub.options.queue_depth, hub.options.send_buffer_bytes) {}
+      queue_(hub.options.queue_depth, std::max(hub.options.send_buffer_bytes, 8 * (hub.options.eager_bytes + 8))) {}
 
 void Initiator::start() noexcept {
   {

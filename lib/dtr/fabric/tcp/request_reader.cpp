@@ -22,6 +22,7 @@ void RequestReader::received(std::size_t bytes) noexcept {
   if (stream_.in_payload()) look_for_revocation();
   blocked_ = false;
   while (error_ == nullptr && !stream_.in_payload()) {
+    if (std::exchange(gathering_, false)) deliver(gathered_port_, message_);
     if (putting_) finish_put();
     if (inbound_.shut_out.load(std::memory_order_relaxed)) return;
     const auto buffered = stream_.buffered();
@@ -36,7 +37,10 @@ void RequestReader::received(std::size_t bytes) noexcept {
     if (error_ != nullptr) return;
     std::span<const std::byte> message;
     if (header.type == RequestType::send) {
-      if (buffered.size() - sizeof header < header.length) return;  // the read-ahead buffer holds the largest
+      if (buffered.size() - sizeof header < header.length) {
+        begin_message(header);
+        continue;
+      }
       message = buffered.subspan(sizeof header, header.length);
     }
     stream_.consume(sizeof header + message.size());
@@ -61,14 +65,26 @@ void RequestReader::execute(const RequestHeader& header, std::span<const std::by
       receiver_.on_notify(from_, header.port, header.value);
       break;
     case RequestType::send:
-      receiver_.on_message(from_, header.port, message);
-      break;
+      return deliver(header.port, message);
     case RequestType::goodbye:
       said_goodbye_ = true;
       break;
     case RequestType::nothing:
       break;
   }
+  ++inbound_.processed;
+}
+
+void RequestReader::begin_message(const RequestHeader& header) noexcept {
+  message_.resize(header.length);
+  gathering_ = true;
+  gathered_port_ = header.port;
+  stream_.consume(sizeof header);
+  stream_.expect_payload(message_.data(), header.length);
+}
+
+void RequestReader::deliver(Port port, std::span<const std::byte> message) noexcept {
+  if (!inbound_.shut_out.load(std::memory_order_relaxed)) receiver_.on_message(from_, port, message);
   ++inbound_.processed;
 }
 

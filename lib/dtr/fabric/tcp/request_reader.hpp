@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <span>
+#include <vector>
 
 #include "dtr/fabric/tcp/reply_queue.hpp"
 #include "dtr/fabric/tcp/stream_reader.hpp"
@@ -56,6 +58,8 @@ class RequestReader {
 
  private:
   void execute(const RequestHeader& header, std::span<const std::byte> message) noexcept;
+  void begin_message(const RequestHeader& header) noexcept;
+  void deliver(Port port, std::span<const std::byte> message) noexcept;
   void begin_put(const RequestHeader& header) noexcept;
   void finish_put() noexcept;
   void answer_get(const RequestHeader& header) noexcept;
@@ -73,6 +77,10 @@ class RequestReader {
   bool blocked_ = false;
   bool said_goodbye_ = false;
   const char* error_ = nullptr;
+
+  bool gathering_ = false;  ///< a message that was not wholly there is being put together
+  Port gathered_port_ = 0;
+  std::vector<std::byte> message_;
 
   bool putting_ = false;  ///< the payload of put_ is under way
   RequestHeader put_{};

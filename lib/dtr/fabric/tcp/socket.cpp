@@ -46,12 +46,9 @@ Result<ListeningSocket> listen_at(const Endpoint& at, const TcpOptions& options)
 }  // namespace
 
 Result<ListeningSocket> listen_on(const TcpOptions& options) {
-  if (!options.bind_address.empty()) {
-    auto at = parse_endpoint(options.bind_address, options.port);
-    if (!at) return fail(at.error());
-    return listen_at(*at, options);
-  }
-  // One socket for both families; a host without IPv6 gets the old one.
+  if (const auto at = parse_endpoint(options.bind_address, options.port)) return listen_at(*at, options);
+  // One socket for both families, also for interfaces by name: which are announced is another matter; a host without
+  // IPv6 gets the old one.
   auto both = listen_at(parse_endpoint("::", options.port).value(), options);
   if (both) return both;
   return listen_at(parse_endpoint("0.0.0.0", options.port).value(), options);
@@ -65,7 +62,8 @@ UniqueFd accept_from(int listener, Endpoint& from) noexcept {
   return fd;
 }
 
-UniqueFd start_connect(const Endpoint& to, const TcpOptions& options, int& error) noexcept {
+UniqueFd start_connect(const Endpoint& to, std::span<const Endpoint> from, const TcpOptions& options,
+                       int& error) noexcept {
   UniqueFd fd(::socket(to.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd) {
     error = errno;
@@ -73,6 +71,20 @@ UniqueFd start_connect(const Endpoint& to, const TcpOptions& options, int& error
   }
   set(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   set_buffers(fd.get(), options);
+  // Only if the user chose: else the route decides, and loopback stays reachable from anywhere.
+  if (!options.bind_address.empty()) {
+    const auto same =
+        std::find_if(from.begin(), from.end(), [&](const Endpoint& e) { return e.family() == to.family(); });
+    if (same != from.end()) {
+      const Endpoint source = same->with_port(0);
+      set(fd.get(), IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+      if (::bind(fd.get(), source.address(), source.length) != 0) {
+        error = errno;
+        fd.reset();
+        return fd;
+      }
+    }
+  }
   if (::connect(fd.get(), to.address(), to.length) == 0) {
     error = 0;
   } else {

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <span>
 
 #include <sys/uio.h>
 
@@ -25,8 +26,10 @@ struct ListeningSocket {
 /// The next stranger, or none: errno says why (EAGAIN, EMFILE, ...).
 [[nodiscard]] UniqueFd accept_from(int listener, Endpoint& from) noexcept;
 
-/// Starts to connect; errno 0, EINPROGRESS, or why it failed at once (then no descriptor).
-[[nodiscard]] UniqueFd start_connect(const Endpoint& to, const TcpOptions& options, int& error) noexcept;
+/// Starts to connect, from one of `from` if the options choose an address or interface; errno 0, EINPROGRESS, or why it
+/// failed at once (then no descriptor).
+[[nodiscard]] UniqueFd start_connect(const Endpoint& to, std::span<const Endpoint> from, const TcpOptions& options,
+                                     int& error) noexcept;
 
 /// The socket's pending error, which asking clears.
 [[nodiscard]] int pending_error(int fd) noexcept;

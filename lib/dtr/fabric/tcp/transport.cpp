@@ -22,7 +22,6 @@ Result<void> check(const TcpOptions& options) {
     return refuse("queue_depth is not a power of two from 2 to " + std::to_string(kMaxQueueDepth));
   }
   if (options.eager_bytes > kMaxMessage) return refuse("eager_bytes is above " + std::to_string(kMaxMessage));
-  if (options.send_buffer_bytes < 2 * options.eager_bytes + 8) return refuse("send_buffer_bytes holds no two messages");
   if (options.max_pending_handshakes < 1) return refuse("max_pending_handshakes is 0");
   return {};
 }
@@ -37,8 +36,8 @@ Result<std::unique_ptr<Transport>> make_tcp(const TransportContext& context, con
   if (!listening) return fail(std::move(listening.error()));
   auto endpoints = local_endpoints(options, listening->port);
   if (!endpoints) return fail(std::move(endpoints.error()));
-  auto transport = std::make_unique<TcpTransport>(context, options, std::move(*poller), std::move(*listening),
-                                                  std::move(*endpoints));
+  auto transport = std::make_unique<TcpTransport>(context, options, std::move(*endpoints), std::move(*poller),
+                                                  std::move(*listening));
   if (auto started = transport->start(); !started) return fail(std::move(started.error()));
   return transport;
 }
@@ -46,9 +45,9 @@ Result<std::unique_ptr<Transport>> make_tcp(const TransportContext& context, con
 PeerRecord::PeerRecord(PeerId peer) : id(peer) {}
 PeerRecord::~PeerRecord() = default;
 
-TcpTransport::TcpTransport(const TransportContext& shared, const TcpOptions& chosen, Poller set,
-                           ListeningSocket listening, std::vector<Endpoint> endpoints)
-    : Hub(shared, chosen, std::move(set)), endpoints_(std::move(endpoints)), lobby_(*this, std::move(listening.fd)) {}
+TcpTransport::TcpTransport(const TransportContext& shared, const TcpOptions& chosen, std::vector<Endpoint> own,
+                           Poller set, ListeningSocket listening)
+    : Hub(shared, chosen, std::move(own), std::move(set)), lobby_(*this, std::move(listening.fd)) {}
 
 Result<void> TcpTransport::start() {
   if (const int error = lobby_.open(); error != 0) return fail(errno_error(error, "epoll_ctl", kOperation));
@@ -83,8 +82,8 @@ std::shared_ptr<Initiator> TcpTransport::channel_of(const PeerRecord& peer) {
 
 Result<std::unique_ptr<Channel>> TcpTransport::connect(PeerId peer, std::span<const std::byte> address,
                                                        Deadline deadline) {
-  auto endpoints = decode(address);
-  if (!endpoints) return fail(std::move(endpoints.error()));
+  auto decoded = decode(address);
+  if (!decoded) return fail(std::move(decoded.error()));
   PeerRecord& record = record_of(peer);
   std::shared_ptr<Initiator> initiator;
   {
@@ -93,7 +92,7 @@ Result<std::unique_ptr<Channel>> TcpTransport::connect(PeerId peer, std::span<co
       return fail(Errc::already_exists, "there is a channel", "connect", static_cast<int>(peer), "tcp");
     }
     if (record.channel != nullptr) retired_.push_back(std::move(record.channel));
-    initiator = std::make_shared<Initiator>(static_cast<Hub&>(*this), record, std::move(*endpoints), deadline);
+    initiator = std::make_shared<Initiator>(static_cast<Hub&>(*this), record, std::move(*decoded), deadline);
     record.channel = initiator;
   }
   auto channel = std::make_unique<TcpChannel>(initiator);

@@ -18,8 +18,8 @@ namespace fabric::tcp {
 
 class TcpTransport final : public Transport, private Hub {
  public:
-  TcpTransport(const TransportContext& shared, const TcpOptions& chosen, Poller set, ListeningSocket listening,
-               std::vector<Endpoint> endpoints);
+  TcpTransport(const TransportContext& shared, const TcpOptions& chosen, std::vector<Endpoint> own, Poller set,
+               ListeningSocket listening);
   ~TcpTransport() override;
 
   /// Begins to listen to strangers.
@@ -28,7 +28,7 @@ class TcpTransport final : public Transport, private Hub {
   [[nodiscard]] std::string_view name() const noexcept override { return "tcp"; }
   [[nodiscard]] std::string domain() const override { return "tcp"; }
   [[nodiscard]] bool moves(MemoryKind kind) const noexcept override { return kind != MemoryKind::cuda; }
-  [[nodiscard]] std::vector<std::byte> address() const override { return encode(endpoints_); }
+  [[nodiscard]] std::vector<std::byte> address() const override { return encode(endpoints); }
 
   // Requests name a region by its key, and RegionTable::acquire guards it: nothing to prepare or to undo.
   [[nodiscard]] Result<void> register_region(Region&) override { return {}; }
@@ -58,7 +58,6 @@ class TcpTransport final : public Transport, private Hub {
   [[nodiscard]] std::int64_t peer_on_time(PeerRecord& peer, std::int64_t now) noexcept;
   void judge_lost_peer(PeerRecord& peer, const Initiator* channel) noexcept;
 
-  std::vector<Endpoint> endpoints_;
   std::mutex mutex_;  ///< the map, and PeerRecord::channel
   std::map<PeerId, std::unique_ptr<PeerRecord>> peers_;
   std::vector<PeerRecord*> round_;                     ///< of everybody(), kept for its memory
