@@ -1,6 +1,6 @@
 #include "dtr/checkpoint/detail/word.hpp"
 
-#include <cstring>
+#include "dtr/base/bytes.hpp"
 
 namespace dtr::inline v0 {
 namespace checkpoint {
@@ -9,78 +9,33 @@ namespace {
 
 constexpr std::uint32_t kMagic = 0x44545743;
 
-struct Head {
-  std::uint32_t magic;
-  std::int16_t code;
-  std::int16_t unused;
-  std::int32_t peer;
-  std::uint32_t unused_too;
-  std::uint64_t number;
-  std::uint64_t step;
-  std::uint64_t digest;
-  std::uint64_t message_bytes;
-  std::uint64_t operation_bytes;
-  std::uint64_t text_bytes;
-};
-static_assert(sizeof(Head) == 64, "no padding: the bytes travel");
-
-void append(Bytes& bytes, const void* data, std::size_t size) {
-  const auto* from = static_cast<const std::byte*>(data);
-  bytes.insert(bytes.end(), from, from + size);
-}
-
 }  // namespace
 
 Bytes encode_word(const Word& word) {
   const Error error = word.error.value_or(Error{.code = Errc::ok});
-  const Head head{.magic = kMagic,
-                  .code = static_cast<std::int16_t>(error.code),
-                  .unused = 0,
-                  .peer = error.peer,
-                  .unused_too = 0,
-                  .number = word.number,
-                  .step = word.step,
-                  .digest = word.digest,
-                  .message_bytes = error.message.size(),
-                  .operation_bytes = error.operation.size(),
-                  .text_bytes = word.text.size()};
-  Bytes bytes;
-  append(bytes, &head, sizeof(head));
-  append(bytes, error.message.data(), error.message.size());
-  append(bytes, error.operation.data(), error.operation.size());
-  append(bytes, word.text.data(), word.text.size());
-  return bytes;
+  ByteWriter out;
+  out.value(kMagic).value(word.number).value(word.step).value(word.digest);
+  out.value(error.code).value(static_cast<std::int32_t>(error.peer)).text(error.message).text(error.operation);
+  return out.text(word.text).take();
 }
 
 Result<Word> decode_word(std::span<const std::byte> bytes) {
-  const auto malformed = [] { return fail(Errc::protocol_error, "malformed checkpoint message", "checkpoint"); };
-  Head head{};
-  if (bytes.size() < sizeof(head)) return malformed();
-  std::memcpy(&head, bytes.data(), sizeof(head));
-  bytes = bytes.subspan(sizeof(head));
-  if (head.magic != kMagic || head.code > 0 || head.code < static_cast<std::int16_t>(Errc::stale_handle)) {
-    return malformed();
+  ByteReader in(bytes);
+  const auto magic = in.value<std::uint32_t>();
+  Word word;
+  word.number = in.value<std::uint64_t>();
+  word.step = in.value<std::uint64_t>();
+  word.digest = in.value<std::uint64_t>();
+  Error error;
+  error.code = in.value<Errc>();
+  error.peer = in.value<std::int32_t>();
+  error.message = in.text();
+  error.operation = in.text();
+  word.text = in.text();
+  if (!in.ok() || !in.at_end() || magic != kMagic || to_string(error.code) == "unknown") {
+    return fail(Errc::protocol_error, "malformed checkpoint message", "checkpoint");
   }
-  const auto take = [&](std::uint64_t size) -> std::optional<std::string> {
-    if (size > bytes.size()) return std::nullopt;
-    std::string text(reinterpret_cast<const char*>(bytes.data()), size);
-    bytes = bytes.subspan(size);
-    return text;
-  };
-  auto message = take(head.message_bytes);
-  auto operation = message ? take(head.operation_bytes) : std::nullopt;
-  auto text = operation ? take(head.text_bytes) : std::nullopt;
-  if (!text || !bytes.empty()) return malformed();
-
-  Word word{.number = head.number, .step = head.step, .error = {}, .digest = head.digest, .text = std::move(*text)};
-  if (head.code != 0) {
-    word.error = Error{.code = static_cast<Errc>(head.code),
-                       .message = std::move(*message),
-                       .operation = std::move(*operation),
-
-                       .peer = head.peer,
-                       .path = {}};
-  }
+  if (error.code != Errc::ok) word.error = std::move(error);
   return word;
 }
 
