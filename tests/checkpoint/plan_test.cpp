@@ -2,6 +2,7 @@
 #include "dtr/checkpoint/detail/plan.hpp"
 
 #include "checkpoint/checkpoint_support.hpp"
+#include "dtr/base/config.hpp"
 
 namespace dtr {
 namespace {
@@ -146,6 +147,20 @@ TEST(BadInputTest, RanksThatSaveDifferentStepsAreNamed) {
     ASSERT_TRUE(manager.save(12, {TensorView::of("w" + std::to_string(group.rank()), kSix)}, patience()));
   });
   EXPECT_TRUE(testing::leftovers(store.path()).empty());
+}
+
+TEST(OptionsTest, TheyComeFromTheConfiguration) {
+  const auto options = [](ConfigPairs pairs) {
+    const auto config = Config::load({.overrides = std::move(pairs), .environment = ConfigPairs{}});
+    return CheckpointOptions::from(config.value());
+  };
+  const auto set = options({{"checkpoint.path", "/x"}, {"checkpoint.keep_last_n", "7"}, {"checkpoint.writers", "3"}});
+  ASSERT_TRUE(set);
+  EXPECT_EQ(set->path, "/x");
+  EXPECT_EQ(set->keep_last_n, 7U);
+  EXPECT_EQ(set->writers, 3);
+  EXPECT_EQ(set->staging_bytes, 0U);
+  EXPECT_EQ(options({{"checkpoint.compression", "zstd"}}).error().code, Errc::unsupported);
 }
 
 TEST(BadInputTest, OptionsThatCannotWorkThrow) {

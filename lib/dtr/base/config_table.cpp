@@ -104,8 +104,8 @@ constexpr Setting kSettings[] = {
      .help = "Complete steps that are kept; older ones are deleted after a commit."},
     {.key = "checkpoint.compression", .type = choice, .initial = "none", .choices = "none gzip zstd",
      .help = "gzip (deflate) is read by every HDF5 tool, zstd needs its filter."},
-    {.key = "checkpoint.staging_bytes", .type = integer, .unit = bytes, .initial = "33554432", .minimum = kMiB, .maximum = kTiB,
-     .help = "Memory that save_async copies into; what does not fit waits for the writers."},
+    {.key = "checkpoint.staging_bytes", .type = integer, .unit = bytes, .initial = "0", .minimum = 0, .maximum = kTiB,
+     .help = "Memory that save_async copies into, taken at the start; 0 = what one save needs, taken when it comes."},
     {.key = "checkpoint.writers", .type = integer, .initial = "2", .minimum = 1, .maximum = 256,
      .help = "Threads of a rank that checksum, compress and write."},
 

@@ -7,6 +7,7 @@
 #include <deque>
 #include <mutex>
 
+#include "dtr/base/config.hpp"
 #include "dtr/base/fork_guard.hpp"
 #include "dtr/base/log.hpp"
 #include "dtr/base/thread.hpp"
@@ -27,7 +28,7 @@ namespace {
 using checkpoint::SaveJob;
 using checkpoint::TicketState;
 
-constexpr int kMostWriters = 64;
+constexpr int kMostWriters = 256;
 
 CheckpointOptions checked(CheckpointOptions options) {
   const auto refuse = [](const std::string& why) {
@@ -41,6 +42,21 @@ CheckpointOptions checked(CheckpointOptions options) {
 }
 
 }  // namespace
+
+Result<CheckpointOptions> CheckpointOptions::from(const Config& config) {
+  for (const auto& [key, only] : {std::pair("checkpoint.compression", "none"), std::pair("storage.backend", "local")}) {
+    if (config.text(key) == only) continue;
+    return fail(Errc::unsupported,
+                std::string(key) + " = '" + config.text(key) + "': this version writes with '" + only + "' only",
+                "checkpoint");
+  }
+  CheckpointOptions options;
+  options.path = config.text("checkpoint.path");
+  options.keep_last_n = static_cast<std::uint64_t>(config.integer("checkpoint.keep_last_n"));
+  options.staging_bytes = static_cast<std::uint64_t>(config.integer("checkpoint.staging_bytes"));
+  options.writers = static_cast<int>(config.integer("checkpoint.writers"));
+  return options;
+}
 
 class CheckpointManager::Implementation {
  public:

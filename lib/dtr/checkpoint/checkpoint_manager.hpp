@@ -20,6 +20,8 @@
 
 namespace dtr::inline v0 {
 
+class Config;
+
 /// How far a save is on this rank.
 struct SaveProgress {
   std::uint64_t step = 0;
@@ -34,13 +36,17 @@ struct CheckpointOptions {
   /// Memory that save_async copies into, taken and touched at construction. 0 = as much as the largest save needs,
   /// taken when it comes (that save waits for the system to clear the pages). Twice a save's bytes = two in flight.
   std::uint64_t staging_bytes = 0;
-  int writers = 2;        ///< threads that checksum and write
+  int writers = 2;        ///< threads that checksum and write, at most 256
   bool direct_io = true;  ///< large tensors past the page cache, where the file system can
   std::chrono::milliseconds staging_timeout = std::chrono::seconds(60);  ///< save_async: wait for staging memory
   std::chrono::milliseconds save_timeout = std::chrono::minutes(10);     ///< one save in the background
   std::chrono::milliseconds close_timeout = std::chrono::seconds(60);    ///< destructor: finish what is in flight
   /// Called on libdtr's threads, several at a time. Must not wait for a Ticket, and should return soon.
   std::function<void(const SaveProgress&)> progress{};
+
+  /// The rows checkpoint.* of the configuration. Error: unsupported (compression, or a storage.backend that this
+  /// version cannot write to).
+  [[nodiscard]] static Result<CheckpointOptions> from(const Config& config);
 };
 
 /// Saves and loads are collective over the group: every rank makes the same calls in the same order. Any thread, but
