@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "dtr/base/bytes.hpp"
 #include "dtr/dataset/mix.hpp"
-#include "dtr/dataset/wire.hpp"
 
 namespace dtr::inline v0 {
 namespace dataset {
@@ -29,20 +29,17 @@ std::size_t typical_rank(const std::vector<Bytes>& contributions) {
 }
 
 Bytes packed(const Fields& fields) {
-  Bytes bytes;
-  for (const auto& [name, value] : fields) {
-    put(bytes, name);
-    put(bytes, value);
-  }
-  return bytes;
+  ByteWriter out;
+  for (const auto& [name, value] : fields) out.text(name).text(value);
+  return out.take();
 }
 
 Fields unpacked(const Bytes& bytes) {
-  Taker taker(bytes);
+  ByteReader in(bytes);
   Fields fields;
-  while (taker.ok() && !taker.done()) {
-    std::string name = taker.text();
-    fields.emplace_back(std::move(name), taker.text());
+  while (in.ok() && !in.at_end()) {
+    std::string name = in.text();
+    fields.emplace_back(std::move(name), in.text());
   }
   return fields;
 }
@@ -59,38 +56,33 @@ std::string excerpt(const std::string& value, std::size_t at) {
 
 Result<std::vector<Bytes>> exchange(Group& group, std::string_view topic, const Result<Bytes>& mine,
                                     const std::string& operation, Deadline deadline) {
-  Bytes sent;
-  put(sent, mine ? std::uint64_t{0} : static_cast<std::uint64_t>(-static_cast<int>(mine.error().code)));
-  put(sent, mine ? std::string_view{} : mine.error().message);
-  if (mine) sent.insert(sent.end(), mine->begin(), mine->end());
+  ByteWriter sent;
+  sent.value(mine ? Errc::ok : mine.error().code).text(mine ? std::string_view{} : mine.error().message);
+  Bytes bytes = sent.take();
+  if (mine) bytes.insert(bytes.end(), mine->begin(), mine->end());
 
-  const auto all = group.allgather(topic, sent, deadline);
+  const auto all = group.allgather(topic, bytes, deadline);
   if (!all) return fail(all.error());
   std::vector<Bytes> values;
   for (std::size_t rank = 0; rank < all->size(); ++rank) {
-    Taker taker((*all)[rank]);
-    const auto code = static_cast<Errc>(-static_cast<int>(taker.number()));
-    const std::string message = taker.text();
-    if (!taker.ok()) {
+    ByteReader in((*all)[rank]);
+    const auto code = in.value<Errc>();
+    const std::string message = in.text();
+    if (!in.ok()) {
       return fail(Errc::protocol_error, "the word of rank " + std::to_string(rank) + " is cut off", operation,
                   static_cast<int>(rank));
     }
     if (code != Errc::ok) {
       return fail(code, "on rank " + std::to_string(rank) + ": " + message, operation, static_cast<int>(rank));
     }
-    const auto value = taker.rest();
+    const auto value = in.rest();
     values.emplace_back(value.begin(), value.end());
   }
   return values;
 }
 
 Result<void> agree(Group& group, const Result<Fields>& fields, const std::string& operation, Deadline deadline) {
-  Result<Bytes> mine;
-  if (fields) {
-    put(*mine, digest(*fields));
-  } else {
-    mine = fail(fields.error());
-  }
+  const Result<Bytes> mine = fields.map([](const Fields& all) { return ByteWriter().value(digest(all)).take(); });
   const auto digests = exchange(group, "dataset/digest", mine, operation, deadline);
   if (!digests) return fail(digests.error());
   const std::size_t typical = typical_rank(*digests);

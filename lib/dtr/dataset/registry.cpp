@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "dtr/base/bytes.hpp"
 #include "dtr/dataset/agreement.hpp"
 #include "dtr/dataset/readers/open.hpp"
-#include "dtr/dataset/wire.hpp"
 
 namespace dtr::inline v0 {
 
@@ -71,9 +71,9 @@ Result<Bytes> counted(const DatasetInfo& info, const std::vector<std::string>& f
   if (files.size() != 1 || info.total_samples == 0) counts = count_samples(info, files);
   if (!counts) return fail(counts.error());
   if (const auto total = total_of(info, *counts); !total) return fail(total.error());
-  Bytes bytes;
-  for (const std::uint64_t count : *counts) dataset::put(bytes, count);
-  return bytes;
+  ByteWriter out;
+  for (const std::uint64_t count : *counts) out.value(count);
+  return out.take();
 }
 
 }  // namespace
@@ -91,8 +91,8 @@ Result<void> DatasetRegistry::register_dataset(DatasetInfo info, Deadline deadli
 
   Entry entry{.info = info, .given = info, .files = *files, .file_ends = {}};
   entry.info.total_samples = 0;
-  for (dataset::Taker counts(all->front()); !counts.done() && counts.ok();) {
-    entry.file_ends.push_back(entry.info.total_samples += counts.number());
+  for (ByteReader counts(all->front()); counts.ok() && !counts.at_end();) {
+    entry.file_ends.push_back(entry.info.total_samples += counts.value<std::uint64_t>());
   }
   if (entry.file_ends.size() != files->size()) {
     return fail(Errc::protocol_error, "rank 0 counted other files than there are here", operation, 0);
