@@ -3,12 +3,23 @@
 #include <chrono>
 #include <cstdint>
 
+#include "dtr/fabric/shm/shm.hpp"
 #include "dtr/fabric/tcp/tcp.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric {
 
 namespace {
+
+TransportFactory shm_factory(const Config& config) {
+  const std::string& cma = config.text("shm.cma");
+  const shm::ShmOptions options{
+      .ring_bytes = static_cast<std::size_t>(config.integer("shm.ring_bytes")),
+      .eager_bytes = static_cast<std::size_t>(config.integer("fabric.eager_bytes")),
+      .cma = cma == "on" ? shm::CmaUse::on : (cma == "off" ? shm::CmaUse::off : shm::CmaUse::automatic)};
+  return {.name = "shm",
+          .make = [options](const TransportContext& context) { return shm::make_shm(context, options); }};
+}
 
 TransportFactory tcp_factory(const Config& config) {
   const tcp::TcpOptions options{
@@ -27,6 +38,7 @@ TransportFactory tcp_factory(const Config& config) {
 
 std::vector<TransportFactory> default_transports(const Config& config) {
   std::vector<TransportFactory> factories;
+  factories.push_back(shm_factory(config));
   factories.push_back(tcp_factory(config));
   return factories;
 }

@@ -63,6 +63,8 @@ class Region {
   [[nodiscard]] std::span<std::byte> span() const noexcept { return {base_, length_}; }
   [[nodiscard]] const RegionOptions& options() const noexcept { return options_; }
   [[nodiscard]] const RemoteKey& key() const noexcept { return key_; }
+  /// The shared segment that holds the region, or nullptr.
+  [[nodiscard]] const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
 
   /// True if [offset, offset + bytes) lies inside; safe against overflow.
   [[nodiscard]] bool contains(std::uint64_t offset, std::uint64_t bytes) const noexcept {

@@ -16,11 +16,28 @@ std::string range_text(std::span<const std::byte> memory) {
   return text;
 }
 
+/// Differs whenever anything differs that an access by a peer on this host depends on. The secret makes it unguessable.
+std::uint64_t digest(const RemoteKey& key) noexcept {
+  std::uint64_t sum = key.secret;
+  const std::uint64_t kinds = static_cast<std::uint64_t>(key.kind) | static_cast<std::uint64_t>(key.access) << 8 |
+                              static_cast<std::uint64_t>(key.atomic_home) << 16;
+  for (const std::uint64_t part : {key.length, key.address, key.segment, key.segment_offset, kinds}) {
+    sum = (sum ^ part) * 0x9E37'79B9'7F4A'7C15ULL;
+    sum ^= sum >> 32;
+  }
+  return sum;
+}
+
+std::atomic<std::uint64_t>* digest_word(const Segment& validity, std::uint32_t slot) noexcept {
+  std::byte* words = validity.data() + RegionTable::kMaxRegions * sizeof(std::uint32_t);
+  return std::launder(reinterpret_cast<std::atomic<std::uint64_t>*>(words + slot * sizeof(std::uint64_t)));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<RegionTable>> RegionTable::create() {
   if (sodium_init() < 0) return fail(Errc::unsupported, "no source of random numbers", "create region table");
-  auto validity = Segment::create(0, sizeof(std::uint32_t) * kMaxRegions);
+  auto validity = Segment::create(0, kValidityBytes);
   if (!validity) return fail(validity.error());
   return std::unique_ptr<RegionTable>(new RegionTable(std::move(*validity)));
 }
@@ -28,6 +45,7 @@ Result<std::unique_ptr<RegionTable>> RegionTable::create() {
 RegionTable::RegionTable(std::shared_ptr<Segment> validity) : validity_(std::move(validity)) {
   for (std::uint32_t slot = 0; slot < kMaxRegions; ++slot) {
     new (validity_->data() + slot * sizeof(std::uint32_t)) std::atomic<std::uint32_t>(0);
+    new (digest_word(*validity_, slot)) std::atomic<std::uint64_t>(0);
   }
 }
 
@@ -96,8 +114,18 @@ Result<Region*> RegionTable::add(std::span<std::byte> memory, const RegionOption
 
   by_address_.emplace(memory.data(), region);
   slots_[key.slot].store(region, std::memory_order_release);
+  digest_word(*validity_, key.slot)->store(digest(key), std::memory_order_relaxed);
   word->store(key.generation, std::memory_order_seq_cst);
   return region;
+}
+
+Errc RegionTable::check_key(const Segment& validity, const RemoteKey& key) noexcept {
+  if (key.slot >= kMaxRegions) return Errc::not_registered;
+  const auto* word = validity_word(validity, key.slot);
+  if ((key.generation & 1U) == 0 || word->load(std::memory_order_acquire) != key.generation) return Errc::revoked;
+  const bool same = digest_word(validity, key.slot)->load(std::memory_order_acquire) == digest(key);
+  if (word->load(std::memory_order_relaxed) != key.generation) return Errc::revoked;  // another region's digest by now
+  return same ? Errc::ok : Errc::not_registered;
 }
 
 void RegionTable::revoke(Region& region) noexcept {

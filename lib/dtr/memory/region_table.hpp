@@ -88,8 +88,15 @@ class RegionTable {
   /// The words that say which generation of each slot is valid, in memory that peers on this host map.
   [[nodiscard]] const std::shared_ptr<Segment>& validity() const noexcept { return validity_; }
 
+  /// Bytes of a validity segment.
+  static constexpr std::size_t kValidityBytes = kMaxRegions * (sizeof(std::uint32_t) + sizeof(std::uint64_t));
+
   /// The word of one slot inside a validity segment.
   [[nodiscard]] static std::atomic<std::uint32_t>* validity_word(const Segment& validity, std::uint32_t slot) noexcept;
+
+  /// Is this key the one that the segment's owner gave out? Tells a peer that maps the segment, without asking.
+  /// Returns ok, not_registered, revoked.
+  [[nodiscard]] static Errc check_key(const Segment& validity, const RemoteKey& key) noexcept;
 
  private:
   explicit RegionTable(std::shared_ptr<Segment> validity);

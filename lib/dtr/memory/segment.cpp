@@ -77,7 +77,7 @@ Result<std::shared_ptr<Segment>> Segment::map(std::uint64_t id, UniqueFd fd) {
   const auto length = static_cast<std::size_t>(status.st_size);
   auto data = map_populated(fd.get(), length);
   if (!data) return fail(std::move(data.error()));
-  return std::shared_ptr<Segment>(new Segment(id, std::move(fd), *data, length));
+  return std::shared_ptr<Segment>(new Segment(id, UniqueFd(), *data, length));
 }
 
 Segment::Segment(std::uint64_t id, UniqueFd fd, std::byte* data, std::size_t length) noexcept

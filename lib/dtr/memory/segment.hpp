@@ -18,7 +18,7 @@ class Segment {
   /// Errors: resource_exhausted (memory, descriptors), io_error.
   [[nodiscard]] static Result<std::shared_ptr<Segment>> create(std::uint64_t id, std::size_t bytes);
 
-  /// Maps a descriptor that a peer passed. Refuses one that could shrink under the mapping.
+  /// Maps a descriptor that a peer passed, and closes it. Refuses one that could shrink under the mapping.
   [[nodiscard]] static Result<std::shared_ptr<Segment>> map(std::uint64_t id, UniqueFd fd);
 
   ~Segment();
@@ -26,7 +26,10 @@ class Segment {
   Segment& operator=(const Segment&) = delete;
 
   [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
+  /// For passing on; -1 once closed.
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  /// The mapping stays; nobody new can map it.
+  void close_fd() noexcept { fd_.reset(); }
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
   [[nodiscard]] std::size_t length() const noexcept { return length_; }
   [[nodiscard]] bool contains(const std::byte* address, std::size_t bytes) const noexcept {

@@ -1,0 +1,20 @@
+// Two processes, each of which writes its own word and then reads the other's: one of them must see the other. On
+// the frequent side that would take a full fence; instead the rare side makes the kernel run one on all cores.
+#pragma once
+
+#include <atomic>
+
+namespace dtr::inline v0 {
+namespace fabric::shm {
+
+/// Registers this process for the barriers of its peers. False where the kernel refuses: then both sides fence.
+[[nodiscard]] bool enable_barriers() noexcept;
+
+/// Rare side, between its write and its read. Every thread of every registered process runs a full fence meanwhile.
+void heavy_barrier() noexcept;
+
+/// Frequent side, between its write and its read, when the peer's heavy_barrier reaches us.
+inline void light_barrier() noexcept { std::atomic_signal_fence(std::memory_order_seq_cst); }
+
+}  // namespace fabric::shm
+}  // namespace dtr::inline v0
