@@ -98,6 +98,18 @@ TEST_F(Hdf5ToolsTest, Bf16HasTheRightValueInOtherTools) {
   }
 }
 
+TEST_F(Hdf5ToolsTest, TheIndexFollowsWhenTensorsChangeFromStepToStep) {
+  const auto& store = store_.path();
+  SoloGroup solo;
+  CheckpointManager manager(solo, {.path = store.string(), .writers = 1});
+  const auto long_one = numbers(500, 2);
+  ASSERT_TRUE(manager.save(2, {TensorView::of("w", numbers(300, 2))}, patience()));
+  ASSERT_TRUE(manager.save(3, {TensorView::of("w", numbers(300, 3))}, patience()));
+  ASSERT_TRUE(manager.save(4, {TensorView::of("w", long_one)}, patience()));
+  EXPECT_EQ(dumped("../step_000000003/index.h5", "/w"), numbers(300, 3));
+  EXPECT_EQ(dumped("../step_000000004/index.h5", "/w"), long_one);
+}
+
 TEST_F(Hdf5ToolsTest, EqualInputGivesEqualFiles) {
   const testing::TemporaryFolder again;
   for (const auto& store : {store_ / "a", again.path()}) ASSERT_TRUE(testing::save_alone(store, 3));

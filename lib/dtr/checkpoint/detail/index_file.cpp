@@ -60,6 +60,17 @@ bool add_link(const Hid& file, const Hid& links, const Manifest& manifest, const
 
 }  // namespace
 
+bool same_index(const Manifest& a, const Manifest& b) {
+  const auto same_file = [](const FileEntry& x, const FileEntry& y) { return x.rank == y.rank; };
+  const auto same_shard = [](const ShardEntry& x, const ShardEntry& y) { return x.file == y.file && x.box == y.box; };
+  const auto same_tensor = [&](const TensorEntry& x, const TensorEntry& y) {
+    return x.info.name == y.info.name && x.info.dtype == y.info.dtype && x.info.global_shape == y.info.global_shape &&
+           std::equal(x.shards.begin(), x.shards.end(), y.shards.begin(), y.shards.end(), same_shard);
+  };
+  return std::equal(a.files.begin(), a.files.end(), b.files.begin(), b.files.end(), same_file) &&
+         std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.begin(), b.tensors.end(), same_tensor);
+}
+
 Result<FileLayout> lay_out_index(const Manifest& manifest) {
   SparseImage image;
   {

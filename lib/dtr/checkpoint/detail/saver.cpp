@@ -73,7 +73,7 @@ Word Saver::write(const SaveJob& job, const std::string& temporary) {
   auto done = storage::make_folders(writing.folder);
   auto part = done ? writer_.write(writing) : Result<Manifest>(fail(done.error()));
   if (part) {
-    done = storage::sync_folder(writing.folder);
+    if (group_.rank() != 0) done = storage::sync_folder(writing.folder);  // rank 0 does so at the commit
     if (done) {
       mine.text = encode_manifest(*part);
       return mine;
@@ -83,10 +83,17 @@ Word Saver::write(const SaveJob& job, const std::string& temporary) {
   return mine;
 }
 
-Result<void> Saver::write_whole_file(const std::string& path, const FileLayout& layout) {
+Result<void> Saver::write_index(const std::string& folder, const Manifest& manifest) {
+  if (!index_ || !same_index(indexed_, manifest)) {
+    auto index = lay_out_index(manifest);
+    if (!index) return fail(index.error());
+    index_ = std::move(*index);
+    indexed_ = manifest;
+  }
+  const std::string path = folder + "/" + std::string(kIndexName);
   const auto fd = storage::open_file(path, O_WRONLY | O_CREAT | O_EXCL);
   if (!fd) return fail(fd.error());
-  for (const auto& segment : layout.segments) {
+  for (const auto& segment : index_->segments) {
     auto done = storage::write_at(fd->get(), segment.offset, segment.bytes, path);
     if (!done) return done;
   }
@@ -111,9 +118,7 @@ Result<void> Saver::commit(const SaveJob& job, const std::string& temporary, con
                 "save");
   }
   report(job, "manifest");
-  const auto index = lay_out_index(*manifest);
-  if (!index) return fail(index.error());
-  auto done = write_whole_file(folder + "/" + std::string(kIndexName), *index);
+  auto done = write_index(folder, *manifest);
   if (done) done = storage::write_new_file(folder + "/" + std::string(kManifestName), encode_manifest(*manifest));
   if (!done) return done;
   report(job, "commit");

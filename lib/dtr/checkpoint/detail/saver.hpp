@@ -49,7 +49,7 @@ class Saver {
   [[nodiscard]] Word begin(const SaveJob& job);
   [[nodiscard]] Word write(const SaveJob& job, const std::string& temporary);
   [[nodiscard]] Result<void> commit(const SaveJob& job, const std::string& temporary, const std::vector<Word>& ready);
-  [[nodiscard]] Result<void> write_whole_file(const std::string& path, const FileLayout& layout);
+  [[nodiscard]] Result<void> write_index(const std::string& folder, const Manifest& manifest);
   void report(const SaveJob& job, std::string_view stage, std::uint64_t written = 0) const;
   [[nodiscard]] Word word(const SaveJob& job) const;
   [[nodiscard]] Result<std::vector<Word>> meet(std::string_view round, const Word& mine);
@@ -59,6 +59,9 @@ class Saver {
   RankWriter writer_;
   SaverOptions options_;
   std::uint64_t number_ = 0;
+  // Rank 0: the index of the last step, nearly always that of the next one too.
+  Manifest indexed_{};
+  std::optional<FileLayout> index_{};
 };
 
 }  // namespace checkpoint
