@@ -148,9 +148,10 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
     case Kind::contribution: {
       std::string topic = in.text();
       const auto round = in.value<std::uint64_t>();
+      const auto members = in.value<Members>();
       const auto bytes = in.bytes();
-      if (!in.ok()) break;
-      return contribute({std::move(topic), round}, static_cast<int>(from), Bytes(bytes.begin(), bytes.end()));
+      if (!in.ok() || members.first + std::uint64_t{members.count} > fabric_.size()) break;
+      return contribute({std::move(topic), round}, members, static_cast<int>(from), Bytes(bytes.begin(), bytes.end()));
     }
     case Kind::arrival: {
       std::string topic = in.text();
@@ -208,13 +209,13 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
 
 // --- meetings ---
 
-void Runtime::Control::contribute(const Meeting& meeting, int rank, Bytes bytes) {
+void Runtime::Control::contribute(const Meeting& meeting, Members members, int rank, Bytes bytes) {
   std::map<int, Bytes> all;
   {
     const std::lock_guard lock(mutex_);
     auto& contributions = contributions_[meeting];
     contributions[rank] = std::move(bytes);
-    if (contributions.size() < fabric_.size()) return;
+    if (contributions.size() < members.count) return;
     all = std::move(contributions);
     contributions_.erase(meeting);
   }
@@ -222,18 +223,22 @@ void Runtime::Control::contribute(const Meeting& meeting, int rank, Bytes bytes)
   out.value(Kind::outcome).text(meeting.first).value(meeting.second).value(static_cast<std::uint32_t>(all.size()));
   for (const auto& [from, part] : all) out.bytes(part);
   const Bytes message = out.take();
-  for (fabric::PeerId to = 0; to < fabric_.size(); ++to) send(to, message, message_timeout_);
+  for (fabric::PeerId to = members.first; to < members.first + members.count; ++to) {
+    send(to, message, message_timeout_);
+  }
 }
 
 Result<std::vector<Bytes>> Runtime::Control::allgather(std::string_view topic, std::span<const std::byte> mine,
-                                                       Deadline deadline) {
+                                                       Members members, Deadline deadline) {
   const std::string operation = "allgather " + std::string(topic);
   Meeting meeting{std::string(topic), 0};
   {
     const std::lock_guard lock(mutex_);
     meeting.second = rounds_[meeting.first]++;
   }
-  send(kRoot, ByteWriter().value(Kind::contribution).text(topic).value(meeting.second).bytes(mine).take(), deadline);
+  send(members.first,
+       ByteWriter().value(Kind::contribution).text(topic).value(meeting.second).value(members).bytes(mine).take(),
+       deadline);
 
   std::optional<std::vector<Bytes>> all;
   const auto arrived = [&]() noexcept {
@@ -261,9 +266,10 @@ Result<std::vector<Bytes>> Runtime::Control::allgather(std::string_view topic, s
   }
   if (all) return std::move(*all);
   if (outcome == Errc::would_deadlock) return dtr::fail(outcome, "called from a callback", operation);
-  std::vector<int> everyone(fabric_.size());
-  for (std::size_t i = 0; i < everyone.size(); ++i) everyone[i] = static_cast<int>(i);
-  return dtr::fail(Errc::timed_out, "did not come: " + missing(topic, meeting.second, everyone), operation);
+  std::vector<int> everyone(members.count);
+  for (std::size_t i = 0; i < everyone.size(); ++i) everyone[i] = static_cast<int>(members.first + i);
+  return dtr::fail(Errc::timed_out, "did not come: " + missing(topic, meeting.second, everyone, members.first),
+                   operation);
 }
 
 std::uint64_t Runtime::Control::announce(std::string_view topic, Deadline deadline) {
@@ -289,8 +295,9 @@ std::string Runtime::Control::missing_at_root(const Meeting& meeting, const std:
   return absent.empty() ? "nobody (all came too late)" : list_ranks(absent);
 }
 
-std::string Runtime::Control::missing(std::string_view topic, std::uint64_t round, const std::vector<int>& expected) {
-  if (fabric_.self() == kRoot) return missing_at_root({std::string(topic), round}, expected);
+std::string Runtime::Control::missing(std::string_view topic, std::uint64_t round, const std::vector<int>& expected,
+                                      fabric::PeerId root) {
+  if (fabric_.self() == root) return missing_at_root({std::string(topic), round}, expected);
   std::uint64_t number = 0;
   {
     const std::lock_guard lock(mutex_);
@@ -299,7 +306,7 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
   ByteWriter out;
   out.value(Kind::question).value(number).text(topic).value(round).value(static_cast<std::uint32_t>(expected.size()));
   for (const int rank : expected) out.value(rank);
-  send(kRoot, out.take(), kAnswerBound);
+  send(root, out.take(), kAnswerBound);
   std::string answer;
   const auto answered = [&]() noexcept {
     const std::lock_guard lock(mutex_);
@@ -309,7 +316,9 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
     answers_.erase(found);
     return true;
   };
-  if (fabric_.progress().wait(answered, kAnswerBound) != Errc::ok) return "unknown, rank 0 does not answer";
+  if (fabric_.progress().wait(answered, kAnswerBound) != Errc::ok) {
+    return "unknown, rank " + std::to_string(root) + " does not answer";
+  }
   return answer;
 }
 

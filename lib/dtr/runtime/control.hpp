@@ -18,7 +18,8 @@
 
 namespace dtr::inline v0 {
 
-/// Rank 0 collects; a watch tree makes every death known to all. Handlers run on progress, the rest on any thread.
+/// The first member of a meeting collects; a watch tree makes every death known to all. Handlers run on progress, the
+/// rest on any thread.
 class Runtime::Control final : public fabric::PortHandler {
  public:
   static constexpr fabric::Port kPort = 0;
@@ -31,14 +32,20 @@ class Runtime::Control final : public fabric::PortHandler {
   /// Opens the port and links this rank into the watch tree.
   [[nodiscard]] Result<void> start();
 
+  /// Among the ranks [members.first, members.first + members.count), of which this is one.
+  struct Members {
+    fabric::PeerId first = 0;
+    std::uint32_t count = 0;
+  };
   [[nodiscard]] Result<std::vector<Bytes>> allgather(std::string_view topic, std::span<const std::byte> mine,
-                                                     Deadline deadline);
+                                                     Members members, Deadline deadline);
 
   /// Tells rank 0 that this rank came to the next meeting of a topic. Returns its number.
   std::uint64_t announce(std::string_view topic, Deadline deadline);
 
-  /// "rank 2, 5" of those that rank 0 has not seen at a meeting of `expected` ranks; asks rank 0 if need be.
-  [[nodiscard]] std::string missing(std::string_view topic, std::uint64_t round, const std::vector<int>& expected);
+  /// "ranks 2, 5": those of `expected` that `root` has not seen at a meeting; asks it if it is another rank.
+  [[nodiscard]] std::string missing(std::string_view topic, std::uint64_t round, const std::vector<int>& expected,
+                                    fabric::PeerId root = 0);
 
   /// The first peer that died, if any. Those that left in good order do not count.
   [[nodiscard]] std::optional<Error> first_failure() const;
@@ -67,7 +74,7 @@ class Runtime::Control final : public fabric::PortHandler {
 
   void send(fabric::PeerId to, std::span<const std::byte> message, Deadline deadline) noexcept;
   void handle(fabric::PeerId from, std::span<const std::byte> message);
-  void contribute(const Meeting& meeting, int rank, Bytes bytes);
+  void contribute(const Meeting& meeting, Members members, int rank, Bytes bytes);
   void spread_down(fabric::PeerId dead, Errc code, std::string_view why, fabric::PeerId except) noexcept;
   [[nodiscard]] std::optional<fabric::PeerId> watcher() const noexcept;
   void say_hello() noexcept;
@@ -83,8 +90,8 @@ class Runtime::Control final : public fabric::PortHandler {
   std::uint64_t next_message_ = 0;
   std::map<std::pair<fabric::PeerId, std::uint64_t>, Assembly> assemblies_;
   std::map<std::string, std::uint64_t, std::less<>> rounds_;  ///< this rank's next round of a topic
-  std::map<Meeting, std::map<int, Bytes>> contributions_;     ///< at rank 0
-  std::map<Meeting, std::set<int>> arrivals_;                 ///< at rank 0
+  std::map<Meeting, std::map<int, Bytes>> contributions_;     ///< at the first member
+  std::map<Meeting, std::set<int>> arrivals_;                 ///< at the first member
   std::map<Meeting, std::vector<Bytes>> outcomes_;
   std::map<std::uint64_t, std::string> answers_;
   std::uint64_t next_question_ = 0;

@@ -273,7 +273,39 @@ Result<void> Runtime::barrier(BarrierOptions roles, Deadline deadline) {
 
 Result<std::vector<Bytes>> Runtime::allgather(std::string_view topic, std::span<const std::byte> mine,
                                               Deadline deadline) {
-  return control_->allgather(topic, mine, deadline);
+  return control_->allgather(topic, mine, {.first = 0, .count = static_cast<std::uint32_t>(size_)}, deadline);
+}
+
+/// Consecutive ranks of a Runtime.
+class Runtime::RoleGroup final : public Group {
+ public:
+  RoleGroup(Control& control, std::string name, int first, int count, int rank)
+      : control_(control), name_(std::move(name)), first_(first), count_(count), rank_(rank) {}
+  [[nodiscard]] int rank() const noexcept override { return rank_ - first_; }
+  [[nodiscard]] int size() const noexcept override { return count_; }
+  [[nodiscard]] Result<std::vector<Bytes>> allgather(std::string_view topic, std::span<const std::byte> mine,
+                                                     Deadline deadline) override {
+    const Control::Members members{.first = static_cast<fabric::PeerId>(first_),
+                                   .count = static_cast<std::uint32_t>(count_)};
+    return control_.allgather(name_ + "/" + std::string(topic), mine, members, deadline);
+  }
+
+ private:
+  Control& control_;
+  std::string name_;
+  int first_;
+  int count_;
+  int rank_;
+};
+
+Result<std::unique_ptr<Group>> Runtime::worker_group() {
+  if (!is_worker()) return dtr::fail(Errc::invalid_argument, "this rank is no worker", "worker group");
+  return std::unique_ptr<Group>(new RoleGroup(*control_, "workers", 0, workers_, rank_));
+}
+
+Result<std::unique_ptr<Group>> Runtime::server_group() {
+  if (!is_server()) return dtr::fail(Errc::invalid_argument, "this rank is no server", "server group");
+  return std::unique_ptr<Group>(new RoleGroup(*control_, "servers", colocated_ ? 0 : workers_, servers_, rank_));
 }
 
 Result<Buffer> Runtime::allocate(std::size_t bytes) { return pool_->allocate(bytes); }

@@ -82,6 +82,11 @@ class Runtime final : public Group {
   [[nodiscard]] Result<std::vector<Bytes>> allgather(std::string_view topic, std::span<const std::byte> mine,
                                                      Deadline deadline) override;
 
+  /// The workers, or the servers, as a group of their own: rank in it = worker_index(), server_index(). For services
+  /// that only one role uses. Error: invalid_argument (this rank is not of that role).
+  [[nodiscard]] Result<std::unique_ptr<Group>> worker_group();
+  [[nodiscard]] Result<std::unique_ptr<Group>> server_group();
+
   // --- memory ---
 
   /// Registered, 4 KiB aligned, mappable by ranks of this host; from a pool that merges and grows.
@@ -123,6 +128,7 @@ class Runtime final : public Group {
  private:
   class Control;
   class Pool;
+  class RoleGroup;
   struct Prepared;
 
   explicit Runtime(Prepared prepared);
