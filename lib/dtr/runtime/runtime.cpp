@@ -316,8 +316,8 @@ Result<fabric::Port> Runtime::service_port(std::string_view service, int group) 
     int first;
     int count;
   };
-  static constexpr Range kRanges[] = {
-      {"control", 0, 1}, {"pushpull", 16, 64}, {"transfer", 80, 64}, {"messaging", 144, 64}, {"application", 208, 48}};
+  static constexpr Range kRanges[] = {{"control", 0, 1},    {"pushpull worker", 16, 32}, {"pushpull server", 48, 32},
+                                      {"transfer", 80, 64}, {"messaging", 144, 64},      {"application", 208, 48}};
   for (const Range& range : kRanges) {
     if (range.service != service) continue;
     if (group < 0 || group >= range.count) {
