@@ -1,7 +1,6 @@
 #include "dtr/fabric/transports.hpp"
 
 #include <chrono>
-#include <cstdint>
 
 #include "dtr/fabric/shm/shm.hpp"
 #include "dtr/fabric/tcp/tcp.hpp"
@@ -11,36 +10,41 @@ namespace fabric {
 
 namespace {
 
-TransportFactory shm_factory(const Config& config) {
+using std::chrono::duration_cast;
+using std::chrono::milliseconds;
+
+shm::ShmOptions shm_options(const Config& config) {
   const std::string& cma = config.text("shm.cma");
-  const shm::ShmOptions options{
-      .ring_bytes = static_cast<std::size_t>(config.integer("shm.ring_bytes")),
-      .eager_bytes = static_cast<std::size_t>(config.integer("fabric.eager_bytes")),
-      .cma = cma == "on" ? shm::CmaUse::on : (cma == "off" ? shm::CmaUse::off : shm::CmaUse::automatic)};
-  return {.name = "shm",
-          .make = [options](const TransportContext& context) { return shm::make_shm(context, options); }};
+  shm::ShmOptions options;
+  options.ring_bytes = static_cast<std::size_t>(config.integer("shm.ring_bytes"));
+  options.eager_bytes = static_cast<std::size_t>(config.integer("fabric.eager_bytes"));
+  options.cma = cma == "on" ? shm::CmaUse::on : cma == "off" ? shm::CmaUse::off : shm::CmaUse::automatic;
+  return options;
 }
 
-TransportFactory tcp_factory(const Config& config) {
-  const tcp::TcpOptions options{
-      .bind_address = config.text("tcp.bind_address"),
-      .port = static_cast<std::uint16_t>(config.integer("tcp.port")),
-      .socket_buffer_bytes = static_cast<int>(config.integer("tcp.socket_buffer_bytes")),
-      .eager_bytes = static_cast<std::size_t>(config.integer("fabric.eager_bytes")),
-      .handshake_timeout = std::chrono::milliseconds(config.integer("tcp.handshake_timeout_ms")),
-      .max_pending_handshakes = static_cast<std::uint32_t>(config.integer("tcp.max_pending_handshakes")),
-      .failure_detect = std::chrono::milliseconds(config.integer("failure.detect_ms"))};
-  return {.name = "tcp",
-          .make = [options](const TransportContext& context) { return tcp::make_tcp(context, options); }};
+tcp::TcpOptions tcp_options(const Config& config) {
+  tcp::TcpOptions options;
+  options.bind_address = config.text("tcp.bind_address");
+  options.port = static_cast<std::uint16_t>(config.integer("tcp.port"));
+  options.socket_buffer_bytes = static_cast<int>(config.integer("tcp.socket_buffer_bytes"));
+  options.eager_bytes = static_cast<std::size_t>(config.integer("fabric.eager_bytes"));
+  options.handshake_timeout = duration_cast<milliseconds>(config.duration("tcp.handshake_timeout_ms"));
+  options.max_pending_handshakes = static_cast<std::uint32_t>(config.integer("tcp.max_pending_handshakes"));
+  options.failure_detect = duration_cast<milliseconds>(config.duration("failure.detect_ms"));
+  return options;
 }
 
 }  // namespace
 
 std::vector<TransportFactory> default_transports(const Config& config) {
-  std::vector<TransportFactory> factories;
-  factories.push_back(shm_factory(config));
-  factories.push_back(tcp_factory(config));
-  return factories;
+  std::vector<TransportFactory> transports;
+  transports.push_back({.name = "shm", .make = [options = shm_options(config)](const TransportContext& context) {
+                          return shm::make_shm(context, options);
+                        }});
+  transports.push_back({.name = "tcp", .make = [options = tcp_options(config)](const TransportContext& context) {
+                          return tcp::make_tcp(context, options);
+                        }});
+  return transports;
 }
 
 }  // namespace fabric
