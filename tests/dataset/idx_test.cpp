@@ -99,6 +99,28 @@ TEST(IdxTest, DamagedFilesAreRefusedWithTheirNameAndReason) {
             "open dataset: truncated: 'F' ends after 12 bytes, its header announces 8589934602");
 }
 
+TEST(IdxTest, AFileThatOpensHoldsWhatItsHeaderSays) {
+  // Every byte of the header, every bit: either an Error, or a set that is read to its last byte.
+  const TemporaryFolder folder;
+  const std::string path = (folder / "f").string();
+  const std::string good = idx_header(kU8, {6, 4}) + counting(24);
+  int opened = 0;
+  for (std::size_t bit = 0; bit < 12 * 8; ++bit) {
+    std::string bad = good;
+    bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ 1 << bit % 8);
+    write_file(path, bad);
+    const auto reader = open_idx(path);
+    if (!reader) {
+      EXPECT_NE(reader.error().message.find(path), std::string::npos);
+      continue;
+    }
+    ++opened;
+    EXPECT_EQ(4 + 4 * (1 + (*reader)->sample_shape().size()) + (*reader)->samples() * (*reader)->sample_bytes(), 36U);
+    read_all(**reader, 0, (*reader)->samples());
+  }
+  EXPECT_GE(opened, 1) << "u8 and i8 differ by one bit";
+}
+
 TEST(IdxTest, DamagedGzipIsRefusedWithItsName) {
   const TemporaryFolder folder;
   const std::string good = gzipped(idx_header(kU8, {3000}) + counting(3000));

@@ -13,6 +13,9 @@
 namespace dtr {
 namespace {
 
+using dataset::KeyHash;
+using dataset::mix64;
+
 std::vector<std::uint64_t> order_of(const Permutation& permutation) {
   std::vector<std::uint64_t> order;
   for (std::uint64_t i = 0; i < permutation.size(); ++i) order.push_back(permutation(i));

@@ -139,7 +139,7 @@ TEST(BatchLoaderTest, ABatchStaysValidUntilTheNextCall) {
   const auto reader = std::make_shared<Numbers>(1000);
   BatchLoader loader({reader}, ShardPlan(set_of(1000), 1, 0, 0), {.batch = 10, .depth = 1});
   for (int i = 0; i < 20; ++i) {
-    const Batch batch = loader.next(scaled(10s)).value();
+    const SampleBatch batch = loader.next(scaled(10s)).value();
     std::this_thread::sleep_for(2ms);  // time for the thread to overwrite it
     for (std::size_t row = 0; row < batch.rows; ++row) {
       ASSERT_EQ(batch.field<std::uint64_t>(0)[row], loader.plan().sample(batch.first_row + row));
@@ -196,7 +196,7 @@ TEST(BatchLoaderTest, ACheckpointedCursorResumesOnAnotherNumberOfRanks) {
   for (int rank = 0; rank < 3; ++rank) {
     BatchLoader loader({std::make_shared<Numbers>(1000)}, ShardPlan(info, 3, rank, 4), {.batch = 8});
     for (int step = 0; step < 11; ++step) {
-      const Batch batch = loader.next(scaled(10s)).value();
+      const SampleBatch batch = loader.next(scaled(10s)).value();
       for (const std::uint64_t index : batch.indices) ++seen[index];
     }
     cursor = loader.cursor();

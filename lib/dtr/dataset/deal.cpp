@@ -6,6 +6,7 @@
 #include <utility>
 
 namespace dtr::inline v0 {
+namespace dataset {
 
 namespace {
 
@@ -230,4 +231,5 @@ Result<EpochRest> rest_after(const EpochOrder& order, const EpochRest& rest, Sha
   return unit == ShardUnit::sample ? rest_of_samples(stage) : rest_of_shards(stage);
 }
 
+}  // namespace dataset
 }  // namespace dtr::inline v0

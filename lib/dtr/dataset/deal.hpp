@@ -8,6 +8,7 @@
 #include "dtr/dataset/epoch_order.hpp"
 
 namespace dtr::inline v0 {
+namespace dataset {
 
 /// What nobody has consumed yet: single ranges, which are what ranks left behind when they stopped, and the
 /// untouched end of the line. Fresh epoch: no ranges, everything untouched. Read as one stream, ranges first.
@@ -97,4 +98,5 @@ inline constexpr std::uint64_t kMaxRestRanges = std::uint64_t{1} << 20;
 [[nodiscard]] Result<EpochRest> rest_after(const EpochOrder& order, const EpochRest& rest, ShardUnit unit,
                                            std::uint64_t world, std::span<const std::uint64_t> consumed);
 
+}  // namespace dataset
 }  // namespace dtr::inline v0

@@ -5,6 +5,7 @@
 #include "dtr/dataset/mix.hpp"
 
 namespace dtr::inline v0 {
+namespace dataset {
 
 namespace {
 
@@ -54,4 +55,5 @@ std::uint64_t EpochOrder::slot_begin(std::uint64_t slot) const noexcept {
   return slot * shard_size_ - (slot > short_slot_ ? missing_ : 0);
 }
 
+}  // namespace dataset
 }  // namespace dtr::inline v0

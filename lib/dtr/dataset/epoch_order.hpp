@@ -7,6 +7,7 @@
 #include "dtr/dataset/permutation.hpp"
 
 namespace dtr::inline v0 {
+namespace dataset {
 
 /// Every sample of the set has one position in [0, samples()). The line is cut into slots; slot q holds one shard,
 /// chosen by a permutation keyed by (id, seed, epoch); inside the slot its samples are permuted by (id, seed, epoch,
@@ -60,4 +61,5 @@ class EpochOrder {
   std::uint64_t short_slot_;
 };
 
+}  // namespace dataset
 }  // namespace dtr::inline v0

@@ -6,6 +6,7 @@
 #include <string_view>
 
 namespace dtr::inline v0 {
+namespace dataset {
 
 inline constexpr std::uint64_t kGoldenRatio64 = 0x9e3779b97f4a7c15ULL;
 
@@ -47,4 +48,5 @@ class KeyHash {
   std::uint64_t state_ = 0;
 };
 
+}  // namespace dataset
 }  // namespace dtr::inline v0

@@ -20,7 +20,7 @@ constexpr std::uint64_t low_mask(std::uint8_t bits) noexcept { return (std::uint
 
 /// The round function. The upper half of the product bits is the better mixed one.
 constexpr std::uint64_t scramble(std::uint64_t key, std::uint64_t round, std::uint64_t half) noexcept {
-  return mix64(key + round * kGoldenRatio64 + half) >> 32;
+  return dataset::mix64(key + round * dataset::kGoldenRatio64 + half) >> 32;
 }
 
 }  // namespace

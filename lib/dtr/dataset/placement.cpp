@@ -10,14 +10,15 @@ namespace dtr::inline v0 {
 
 namespace {
 
-std::uint64_t name_key(std::string_view name) { return KeyHash("dataset/worker").add(name).value(); }
+std::uint64_t name_key(std::string_view name) { return dataset::KeyHash("dataset/worker").add(name).value(); }
 
 /// How many shards each worker may take. Who gets one more is chosen by hash, so that it is not always the same names.
 std::vector<std::uint64_t> quotas(std::uint64_t key, std::uint64_t shards, std::span<const std::uint64_t> worker_keys) {
   std::vector<std::uint32_t> ranking(worker_keys.size());
   for (std::uint32_t w = 0; w < ranking.size(); ++w) ranking[w] = w;
   std::sort(ranking.begin(), ranking.end(), [&](std::uint32_t a, std::uint32_t b) {
-    return mix64(key ^ worker_keys[a]) > mix64(key ^ worker_keys[b]);  // a bijection of distinct keys: no ties
+    return dataset::mix64(key ^ worker_keys[a]) >
+           dataset::mix64(key ^ worker_keys[b]);  // a bijection of distinct keys: no ties
   });
   std::vector<std::uint64_t> quota(worker_keys.size(), shards / worker_keys.size());
   for (std::uint64_t i = 0; i < shards % worker_keys.size(); ++i) ++quota[ranking[i]];
@@ -37,13 +38,13 @@ std::vector<std::uint32_t> place_evenly(std::uint64_t key, std::uint64_t shards,
   std::vector<std::uint64_t> room = quotas(key, shards, worker_keys);
   std::vector<std::uint32_t> placement(shards);
   for (std::uint64_t shard = 0; shard < shards; ++shard) {
-    const std::uint64_t shard_key = mix64(key + shard * kGoldenRatio64);
+    const std::uint64_t shard_key = dataset::mix64(key + shard * dataset::kGoldenRatio64);
     std::uint32_t best = 0;
     std::uint64_t best_score = 0;
     bool found = false;
     for (std::uint32_t w = 0; w < worker_keys.size(); ++w) {
       if (room[w] == 0) continue;
-      const std::uint64_t score = mix64(shard_key ^ worker_keys[w]);
+      const std::uint64_t score = dataset::mix64(shard_key ^ worker_keys[w]);
       if (found && score <= best_score) continue;
       best = w;
       best_score = score;
@@ -92,7 +93,7 @@ void ShardManager::place() {
   }
   std::vector<std::uint64_t> keys;
   for (const std::string& worker : workers_) keys.push_back(name_key(worker));
-  placement_ = place_evenly(KeyHash("dataset/placement").add(dataset_id_).value(), shards_, keys);
+  placement_ = place_evenly(dataset::KeyHash("dataset/placement").add(dataset_id_).value(), shards_, keys);
 }
 
 Result<std::vector<std::uint64_t>> ShardManager::assign_shards(std::uint64_t epoch, std::string_view worker) const {
@@ -107,7 +108,7 @@ Result<std::vector<std::uint64_t>> ShardManager::assign_shards(std::uint64_t epo
     if (placement_[shard] == index) mine.push_back(shard);
   }
   const Permutation order(mine.size(),
-                          KeyHash("dataset/placement/epoch").add(dataset_id_).add(epoch).add(worker).value());
+                          dataset::KeyHash("dataset/placement/epoch").add(dataset_id_).add(epoch).add(worker).value());
   std::vector<std::uint64_t> ordered(mine.size());
   for (std::size_t i = 0; i < mine.size(); ++i) ordered[i] = mine[order(i)];
   return ordered;
@@ -132,7 +133,7 @@ Result<void> ConsistentHash::add_node(std::string_view name) {
 Result<void> ConsistentHash::remove_node(std::string_view name) { return buckets_.remove_worker(name); }
 
 Result<std::string> ConsistentHash::get_node_for_shard(std::string_view dataset_id, std::uint64_t shard) const {
-  const Permutation spread(kBuckets, KeyHash("dataset/bucket").add(dataset_id).add(shard / kBuckets).value());
+  const Permutation spread(kBuckets, dataset::KeyHash("dataset/bucket").add(dataset_id).add(shard / kBuckets).value());
   return buckets_.worker_of(spread(shard % kBuckets));
 }
 

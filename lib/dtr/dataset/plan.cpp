@@ -31,15 +31,17 @@ void check_rank(const DatasetInfo& info, int world, int rank) {
 
 /// What the stages leave. A plan on as many ranks as the last stage continues it instead: then that stage is skipped
 /// over, not dealt again, and the rows come as if nothing had happened.
-EpochRest rest_of(const DatasetInfo& info, const EpochOrder& order, std::span<const EpochCursor::Stage> stages) {
-  EpochRest rest({}, 0, order.samples());
+dataset::EpochRest rest_of(const DatasetInfo& info, const dataset::EpochOrder& order,
+                           std::span<const EpochCursor::Stage> stages) {
+  dataset::EpochRest rest({}, 0, order.samples());
   for (const EpochCursor::Stage& stage : stages) {
     if (stage.world < 1 || stage.world > kMostRanksInCursor) {
       throw Exception({.code = Errc::invalid_argument,
                        .message = "the cursor has a stage of " + std::to_string(stage.world) + " ranks",
                        .operation = operation_on(info)});
     }
-    rest = value_or_throw(rest_after(order, rest, info.unit, static_cast<std::uint64_t>(stage.world), stage.consumed));
+    rest = value_or_throw(
+        dataset::rest_after(order, rest, info.unit, static_cast<std::uint64_t>(stage.world), stage.consumed));
   }
   return rest;
 }
@@ -52,8 +54,8 @@ bool continues(const EpochCursor& cursor, int world) {
 
 /// The deal points into its neighbours, so the three stay where they are made.
 struct ShardPlan::State {
-  State(const DatasetInfo& set, const EpochOrder& epoch_order, std::span<const EpochCursor::Stage> stages, int world,
-        int rank)
+  State(const DatasetInfo& set, const dataset::EpochOrder& epoch_order, std::span<const EpochCursor::Stage> stages,
+        int world, int rank)
       : info(set),
         done(stages.begin(), stages.end()),
         order(epoch_order),
@@ -64,9 +66,9 @@ struct ShardPlan::State {
 
   DatasetInfo info;
   std::vector<EpochCursor::Stage> done;
-  EpochOrder order;
-  EpochRest rest;
-  Deal deal;
+  dataset::EpochOrder order;
+  dataset::EpochRest rest;
+  dataset::Deal deal;
 };
 
 ShardPlan::ShardPlan(const DatasetInfo& info, int world, int rank, std::uint64_t epoch)
@@ -77,7 +79,7 @@ ShardPlan::ShardPlan(const DatasetInfo& info, int world, int rank, const EpochCu
   value_or_throw(check_plannable(info));
   check_rank(info, world, rank);
 
-  const EpochOrder order(info, cursor.epoch);
+  const dataset::EpochOrder order(info, cursor.epoch);
   const bool same_world = continues(cursor, world);
   std::span<const EpochCursor::Stage> stages = cursor.stages;
   if (same_world) stages = stages.first(stages.size() - 1);
@@ -119,8 +121,8 @@ std::uint64_t ShardPlan::sample(std::uint64_t row) const noexcept {
 
 ShardRange ShardPlan::range_at(std::uint64_t row) const noexcept {
   if (row >= samples_) return {};
-  const Deal::Stretch stretch = state_->deal.at(skipped_ + row);
-  const EpochOrder::Place place = state_->order.place(stretch.position);
+  const dataset::Deal::Stretch stretch = state_->deal.at(skipped_ + row);
+  const dataset::EpochOrder::Place place = state_->order.place(stretch.position);
   const std::uint64_t count = std::min(stretch.count, samples_ - row);
   return {.shard_id = state_->order.shard_in(place.slot),
           .start_sample = place.offset,

@@ -38,7 +38,7 @@ struct Slot {
   std::vector<std::span<const std::byte>> fields;
   std::vector<std::uint64_t> indices;
   std::vector<std::uint8_t> mask;
-  Batch batch;
+  SampleBatch batch;
 };
 
 }  // namespace
@@ -66,12 +66,12 @@ class BatchLoader::Machine {
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
-  Result<Batch> next(Deadline deadline) {
+  Result<SampleBatch> next(Deadline deadline) {
     std::unique_lock lock(mutex_);
-    if (row_of(taken_) >= plan_.size()) return Batch{.first_row = plan_.size()};
+    if (row_of(taken_) >= plan_.size()) return SampleBatch{.first_row = plan_.size()};
     const bool there = wake_.wait_until(lock, deadline.at(), [this] { return filled_ > taken_ || error_; });
     if (filled_ > taken_) {
-      const Batch batch = slots_[taken_ % slots_.size()].batch;
+      const SampleBatch batch = slots_[taken_ % slots_.size()].batch;
       ++taken_;
       wake_.notify_all();
       return batch;
@@ -221,7 +221,7 @@ BatchLoader::~BatchLoader() = default;
 BatchLoader::BatchLoader(BatchLoader&&) noexcept = default;
 BatchLoader& BatchLoader::operator=(BatchLoader&&) noexcept = default;
 
-Result<Batch> BatchLoader::next(Deadline deadline) { return machine_->next(deadline); }
+Result<SampleBatch> BatchLoader::next(Deadline deadline) { return machine_->next(deadline); }
 Result<void> BatchLoader::begin(ShardPlan plan, std::uint64_t row) { return machine_->begin(std::move(plan), row); }
 const ShardPlan& BatchLoader::plan() const noexcept { return machine_->plan(); }
 std::uint64_t BatchLoader::position() const noexcept { return machine_->position(); }

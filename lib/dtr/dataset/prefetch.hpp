@@ -24,7 +24,7 @@ struct LoaderOptions {
 };
 
 /// Some rows of a rank. Everything in it lives in the loader, until its next call of next(), begin() or its end.
-struct Batch {
+struct SampleBatch {
   std::uint64_t first_row = 0;               ///< in the plan
   std::size_t rows = 0;                      ///< 0: the epoch is over
   std::size_t samples = 0;                   ///< rows that are samples; the others, at the end, are padding, all zeros
@@ -56,7 +56,7 @@ class BatchLoader {
 
   /// The next batch; rows == 0 when the epoch is over. Errors: timed_out (call again), and those of the readers, which
   /// stay until begin().
-  [[nodiscard]] Result<Batch> next(Deadline deadline);
+  [[nodiscard]] Result<SampleBatch> next(Deadline deadline);
 
   /// Goes on with another plan (the next epoch) or to another row of one; what was read ahead is dropped.
   /// Errors: invalid_argument (the readers have another number of samples), out_of_range (row > plan.size()).

@@ -32,9 +32,11 @@ namespace {
 
 dataset::Fields fields_of(const DatasetInfo& info, const std::vector<std::string>& files) {
   std::string metadata;
-  for (const auto& [key, value] : info.metadata) metadata += (metadata.empty() ? "" : ", ") + key + "=" + value;
+  for (const auto& [key, value] : info.metadata) {
+    metadata.append(metadata.empty() ? "" : ", ").append(key).append("=").append(value);
+  }
   std::string names;
-  for (const std::string& file : files) names += (names.empty() ? "" : ", ") + file;
+  for (const std::string& file : files) names.append(names.empty() ? "" : ", ").append(file);
   return {{"id", info.id},
           {"path", info.path},
           {"format", info.format},

@@ -71,7 +71,7 @@ class ManyFiles final : public SampleReader {
       open_.splice(open_.begin(), open_, held);
       return held->reader;
     }
-    const auto reader = open_dataset_file(info_, files_[file]);
+    auto reader = open_dataset_file(info_, files_[file]);
     if (!reader) return reader;
     const std::uint64_t samples = ends_[file] - (file == 0 ? 0 : ends_[file - 1]);
     if ((*reader)->samples() != samples || (*reader)->sample_bytes() != sample_bytes()) {
@@ -157,7 +157,7 @@ Result<ReaderPtr> open_dataset(const DatasetInfo& info) {
   std::vector<std::uint64_t> ends;
   ReaderPtr only;
   for (const std::string& file : *files) {
-    const auto reader = open_dataset_file(info, file);
+    auto reader = open_dataset_file(info, file);
     if (!reader) return reader;
     only = *reader;
     const std::vector<std::uint64_t> shape(only->sample_shape().begin(), only->sample_shape().end());
