@@ -1,0 +1,42 @@
+// What dtr_train was asked for, and what came out.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "dtr/runtime/runtime.hpp"
+
+namespace dtr::train {
+
+struct Options {
+  int servers = 1;
+  std::uint64_t epochs = 6;
+  std::uint64_t batch = 64;  ///< images a worker and step
+  double rate = 0.1;         ///< falls to 0 in a straight line over all steps
+  std::uint64_t seed = 1;
+  std::string data = "/usr/share/datasets/fashion-mnist";
+  std::string checkpoint_dir{};  ///< empty = no checkpoints
+  std::uint64_t checkpoint_every = 100;
+  bool resume = false;
+  std::uint64_t max_steps = 0;  ///< counted from step 0; 0 = no limit
+  std::string json{};
+};
+
+struct Summary {
+  bool finished = true;  ///< false: it was asked to stop
+  double test_accuracy = 0;
+  std::string parameter_digest{};
+  std::uint64_t steps = 0;
+  double samples_per_second = 0;
+  std::string transport{};
+  double push_pull_seconds = 0;
+  double compute_seconds = 0;
+  double data_seconds = 0;
+};
+
+/// A worker's whole training.
+[[nodiscard]] Result<Summary> train(Runtime& rt, const Options& options);
+
+[[nodiscard]] Result<void> write_json(const std::string& path, const Summary& summary);
+
+}  // namespace dtr::train

@@ -1,0 +1,105 @@
+// dtr_train: trains an image classifier on several ranks. Workers compute, servers sum, checkpoints survive a crash.
+#include <csignal>
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "dtr/base/file.hpp"
+#include "dtr/pushpull/reducer.hpp"
+#include "job.hpp"
+#include "model.hpp"
+
+namespace dtr::train {
+
+Result<void> write_json(const std::string& path, const Summary& summary) {
+  const nlohmann::json json{{"test_accuracy", summary.test_accuracy},
+                            {"parameter_digest", summary.parameter_digest},
+                            {"steps", summary.steps},
+                            {"samples_per_second", summary.samples_per_second},
+                            {"transport", summary.transport},
+                            {"push_pull_seconds", summary.push_pull_seconds},
+                            {"compute_seconds", summary.compute_seconds},
+                            {"data_seconds", summary.data_seconds}};
+  return replace_file(path, json.dump(1) + "\n");
+}
+
+}  // namespace dtr::train
+
+namespace {
+
+using dtr::train::Options;
+using dtr::train::Summary;
+
+/// What the signal handler of this program reaches.
+std::atomic<dtr::Runtime*> running{nullptr};
+
+void stop_soon(int /*signal*/) {
+  if (dtr::Runtime* rt = running.load(std::memory_order_relaxed)) rt->request_stop();
+}
+
+/// Slurm sends SIGUSR1 ahead of the time limit, if asked to: the ranks agree on a step, save it, and end.
+void install_handler() {
+  struct sigaction action {};
+  action.sa_handler = stop_soon;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGUSR1, &action, nullptr);
+}
+
+void print(const Summary& summary) {
+  std::printf("test accuracy %.4f, parameters %s, %llu steps, %.0f samples/s over %s\n", summary.test_accuracy,
+              summary.parameter_digest.c_str(), static_cast<unsigned long long>(summary.steps),
+              summary.samples_per_second, summary.transport.empty() ? "loopback" : summary.transport.c_str());
+}
+
+dtr::Result<void> run(dtr::Runtime& rt, const Options& options) {
+  if (rt.is_server()) return dtr::Reducer(rt).serve();
+  auto summary = dtr::train::train(rt, options);
+  if (!summary) return dtr::fail(std::move(summary.error()));
+  if (rt.worker_index() != 0) return {};
+  if (!summary->finished) {
+    std::printf("stopped at step %llu as asked\n", static_cast<unsigned long long>(summary->steps));
+    return {};
+  }
+  print(*summary);
+  return options.json.empty() ? dtr::Result<void>{} : dtr::train::write_json(options.json, *summary);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Trains a 784-256-10 network on Fashion-MNIST: workers compute, servers sum");
+  Options options;
+  app.add_option("--servers", options.servers, "ranks that only sum, the last ones")->capture_default_str();
+  app.add_option("--epochs", options.epochs, "times through the 60,000 images")->capture_default_str();
+  app.add_option("--batch", options.batch, "images a worker and step")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{60000}))
+      ->capture_default_str();
+  app.add_option("--lr", options.rate, "learning rate at the start")->capture_default_str();
+  app.add_option("--seed", options.seed, "of the parameters and of the order of images")->capture_default_str();
+  app.add_option("--data", options.data, "folder of the idx files")->capture_default_str();
+  app.add_option("--checkpoint-dir", options.checkpoint_dir, "folder for checkpoints (default: none)");
+  app.add_option("--checkpoint-every", options.checkpoint_every, "steps from one to the next; 0 = never")
+      ->capture_default_str();
+  app.add_flag("--resume", options.resume, "go on from the newest valid checkpoint");
+  app.add_option("--max-steps", options.max_steps, "end after this step, counted from 0; 0 = no limit");
+  app.add_option("--json", options.json, "file for the results");
+  CLI11_PARSE(app, argc, argv);
+
+  dtr::train::make_arithmetic_portable();
+  try {
+    dtr::Runtime rt({.servers = options.servers});
+    running = &rt;
+    install_handler();
+    const auto done = run(rt, options);
+    const auto ended = rt.finalize();
+    running = nullptr;
+    if (!done) return rt.fail(done.error());
+    if (!ended) return rt.fail(ended.error());
+  } catch (const dtr::Exception& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 1;
+  }
+  return 0;
+}
