@@ -190,12 +190,12 @@ class Training {
     return {};
   }
 
-  Result<Batch> next_batch(BatchLoader& loader) {
+  Result<SampleBatch> next_batch(BatchLoader& loader) {
     const Timed timed(summary_.data_seconds);
     return loader.next(kBound);
   }
 
-  Result<void> take_step(GradientExchange& exchange, const BatchLoader& loader, const Batch& batch,
+  Result<void> take_step(GradientExchange& exchange, const BatchLoader& loader, const SampleBatch& batch,
                          std::uint64_t epoch) {
     Model::Outcome outcome;
     {
