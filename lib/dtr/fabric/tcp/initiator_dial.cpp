@@ -126,11 +126,14 @@ std::int64_t Initiator::dial_on_time(std::int64_t now) noexcept {
     if (verdict == Errc::ok && phase_ == Phase::dialing) {
       if (!dialer_.busy()) {
         dial_now = now >= retry_at_;
-        next = std::min(next, retry_at_);
+        if (!dial_now) next = std::min(next, retry_at_);
       } else if (!dialer_.connected()) {
         // Once the connection stands the host is alive; a process that is stopped may take its time.
-        if (now >= attempt_until_) step = dialer_.no_answer();
-        next = std::min(next, attempt_until_);
+        if (now >= attempt_until_) {
+          step = dialer_.no_answer();
+        } else {
+          next = std::min(next, attempt_until_);
+        }
       }
     }
   }
@@ -140,7 +143,7 @@ std::int64_t Initiator::dial_on_time(std::int64_t now) noexcept {
   }
   if (dial_now) dial();
   act_on(step);
-  return next > now ? next : kNever;  // what is due has arranged its own next call
+  return next;
 }
 
 void Initiator::give_up(Errc code, const std::string& why) noexcept {
