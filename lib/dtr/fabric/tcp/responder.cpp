@@ -51,7 +51,7 @@ void Responder::start() noexcept {
 }
 
 void Responder::on_ready(std::uint32_t events) noexcept {
-  if (!fd_) return;
+  if (!fd_ || peer_.inbound.shut_out.load(std::memory_order_relaxed)) return;  // the transport closes it
   if ((events & EPOLLOUT) != 0) pump();
   if (fd_ && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) receive();
 }
@@ -79,7 +79,7 @@ void Responder::receive() noexcept {
       DTR_LOG_WARN("tcp: rank ", peer_.id, " at ", from_.to_string(), " sent a malformed request (", error,
                    "); its connection is closed");
     }
-    if (peer_.inbound.shut_out.load(std::memory_order_relaxed)) return;  // the transport closes it
+    if (peer_.inbound.shut_out.load(std::memory_order_relaxed)) return;
     budget -= std::min(budget, static_cast<std::size_t>(n));
     if (static_cast<std::size_t>(n) < room) break;  // the socket is empty
   }
