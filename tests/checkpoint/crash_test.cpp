@@ -4,6 +4,7 @@
 
 #include "checkpoint/checkpoint_support.hpp"
 #include "checkpoint/child_process.hpp"
+#include "checkpoint/traced_child.hpp"
 
 namespace dtr {
 namespace {
@@ -79,6 +80,50 @@ TEST(CrashTest, KilledAtEachStageTheNewestCompleteStepIsLoaded) {
   EXPECT_EQ(kills, 2 * 8 + 3);
   EXPECT_GT(expected, 1U) << "no kill came after the commit";
   EXPECT_TRUE(testing::leftovers(store.path()).empty()) << testing::leftovers(store.path()).front();
+}
+
+TEST(CrashTest, KilledBeforeEachCallThatChangesTheDiskTheNewestCompleteStepIsLoadedAndTheNextSaveWorks) {
+  constexpr std::size_t kSmall = 20'000;
+  const testing::TemporaryFolder folder;
+  const auto save = [&](const std::filesystem::path& store, std::uint64_t step) {
+    testing::as_ranks(2, [&](Group& group) {
+      CheckpointManager manager(group, {.path = store.string(), .keep_last_n = 1, .writers = 1});
+      const auto saved = save_half(manager, group, step, kSmall);
+      ASSERT_TRUE(saved) << saved.error().to_string();
+    });
+  };
+  // Step 1 is intact, step 2 is there but broken, and what a dead run left lies beside them: the save of step 2
+  // cleans up, writes, replaces, and retires step 1.
+  save(folder / "before", 1);
+  std::filesystem::copy(testing::step_folder(folder / "before", 1), testing::step_folder(folder / "before", 2));
+  std::filesystem::create_directory(folder / "before" / checkpoint::temporary_name(2, "0123456789abcdef-1"));
+
+  bool replaced = false;
+  int fatal = 1;
+  for (;; ++fatal) {
+    const auto store = folder / "now";
+    std::filesystem::remove_all(store);
+    std::filesystem::copy(folder / "before", store, std::filesystem::copy_options::recursive);
+    const auto traced = testing::killed_before_call(fatal, [&] { save(store, 2); });
+    if (!traced.possible) GTEST_SKIP() << "this machine lets us trace no child";
+
+    SoloGroup solo;
+    CheckpointManager manager(solo, {.path = store.string(), .writers = 1});
+    const auto loaded = manager.load_latest(patience());
+    ASSERT_TRUE(loaded) << "before call " << fatal << ": " << loaded.error().to_string();
+    ASSERT_TRUE(loaded->step() == 2 || (loaded->step() == 1 && !replaced)) << "before call " << fatal;
+    replaced = loaded->step() == 2;
+    ASSERT_EQ(loaded->get<float>("w").value(), numbers(kSmall * 2, loaded->step()));
+    save(store, 3);
+    EXPECT_EQ(checked_newest(store, kSmall), 3U);
+    EXPECT_TRUE(testing::leftovers(store).empty());
+    if (!traced.ending.killed) {
+      EXPECT_EQ(traced.ending.code, 0);
+      break;
+    }
+  }
+  EXPECT_TRUE(replaced);
+  EXPECT_GT(fatal, 30) << "two files of two tensors, index, manifest, and the folders cannot be fewer calls";
 }
 
 TEST(CrashTest, KilledAtRandomMomentsNoConfirmedStepIsLost) {
