@@ -1,9 +1,10 @@
 # What `cmake --install` gives: headers, the library twice, find_package(dtr), dtr.pc. Apps install themselves.
 include(CMakePackageConfigHelpers)
 
-# Every header is public but those in a folder called detail/.
+# Every header is public but those in a folder called detail/, and what is inside of a transport.
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/lib/dtr DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        FILES_MATCHING PATTERN "*.hpp" PATTERN "detail" EXCLUDE)
+        FILES_MATCHING PATTERN "*.hpp" PATTERN "detail" EXCLUDE
+        PATTERN "fabric/loopback" EXCLUDE PATTERN "fabric/shm" EXCLUDE PATTERN "fabric/tcp" EXCLUDE)
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/dtr)
 install(TARGETS dtr EXPORT dtrTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}

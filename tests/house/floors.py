@@ -34,8 +34,11 @@ PUBLIC_WITH_MPI = "bootstrap/mpi.hpp"
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
+NOT_INSTALLED = {"detail", "loopback", "shm", "tcp"}  # as in cmake/install.cmake
+
+
 def is_public(path):
-    return path.suffix == ".hpp" and "detail" not in path.parts
+    return path.suffix == ".hpp" and not NOT_INSTALLED.intersection(path.parts)
 
 
 def includes(path):

@@ -6,7 +6,8 @@
 
 #include "dtr/base/bytes.hpp"
 #include "dtr/base/log.hpp"
-#include "dtr/fabric/peer.hpp"
+#include "dtr/fabric/detail/peer.hpp"
+#include "dtr/fabric/loopback/loopback.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric {

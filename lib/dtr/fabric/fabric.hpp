@@ -14,7 +14,6 @@
 #include "dtr/base/deadline.hpp"
 #include "dtr/base/error.hpp"
 #include "dtr/base/fork_guard.hpp"
-#include "dtr/fabric/loopback/loopback.hpp"
 #include "dtr/fabric/ports.hpp"
 #include "dtr/fabric/progress.hpp"
 #include "dtr/fabric/transport.hpp"

@@ -11,8 +11,8 @@
 #include "dtr/base/log.hpp"
 #include "dtr/bootstrap/launcher.hpp"
 #include "dtr/fabric/transports.hpp"
-#include "dtr/runtime/control.hpp"
-#include "dtr/runtime/pool.hpp"
+#include "dtr/runtime/detail/control.hpp"
+#include "dtr/runtime/detail/pool.hpp"
 
 namespace dtr::inline v0 {
 

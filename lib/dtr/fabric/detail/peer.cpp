@@ -1,4 +1,4 @@
-#include "dtr/fabric/peer.hpp"
+#include "dtr/fabric/detail/peer.hpp"
 
 #include <algorithm>
 #include <new>

@@ -1,4 +1,4 @@
-#include "dtr/runtime/control.hpp"
+#include "dtr/runtime/detail/control.hpp"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "dtr/runtime/pool.hpp"
+#include "dtr/runtime/detail/pool.hpp"
 
 #include <algorithm>
 #include <string>
