@@ -16,6 +16,7 @@ namespace fabric::shm {
 namespace {
 
 constexpr std::uint64_t kBudget = 256 << 10;  ///< bytes of gets answered in one call
+constexpr int kWindow = 64;
 
 }  // namespace
 
@@ -52,7 +53,8 @@ int InLink::serve(int budget) {
   int handled = 0;
   RingConsumer::Frame frame;
   bool empty = false;
-  while (handled < budget && state_ != State::shut) {
+  const int window = std::min(budget, window_);
+  while (handled < window && state_ != State::shut) {
     const RingConsumer::Look look = forward_.look(frame);
     if (look == RingConsumer::Look::nothing) {
       empty = true;
@@ -72,6 +74,7 @@ int InLink::serve(int budget) {
     forward_.release_some();
     ++handled;
   }
+  window_ = handled == window ? std::min(2 * window_, kWindow) : std::max(window_ / 2, 1);
   if (!gets_.empty()) handled += serve_gets();
   if (handled > 0) {
     forward_.release();

@@ -72,6 +72,9 @@ class InLink final : public Watcher {
   Errc end_code_ = Errc::ok;
   std::string end_why_;
 
+  /// Frames taken in one call: grows while they stream in. A single one is answered without looking behind it first,
+  /// which costs a cache miss.
+  int window_ = 1;
   RingConsumer forward_;
   RingProducer backward_;
   bool stalled_ = false;
