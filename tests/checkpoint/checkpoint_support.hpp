@@ -25,6 +25,7 @@ namespace dtr::testing {
 inline void as_ranks(int size, const std::function<void(Group&)>& body) {
   auto groups = ThreadGroup::make(size);
   std::vector<std::thread> threads;
+  threads.reserve(groups.size());
   for (auto& group : groups) {
     threads.emplace_back([&] {
       try {

@@ -105,6 +105,36 @@ TEST(ReshardTest, ABoxAcrossPiecesOfALargeShardIsReadRight) {
   }
 }
 
+TEST(ReshardTest, ALargeReadIsSharedByThreadsAndEveryByteIsStillVerified) {
+  const testing::TemporaryFolder store;
+  const Shape shape{3001, 4000};  // 48 MB
+  const auto whole = counting(3001 * 4000);
+  as_ranks(2, [&](Group& group) {
+    CheckpointManager manager(group, {.path = store.path().string()});
+    const auto mine = rows_of(group.rank(), 2, 3001, 4000);
+    const auto part = picked(whole, shape, mine);
+    ASSERT_TRUE(manager.save(1, {TensorView::of("t", part, shape, mine)}, patience()));
+  });
+  SoloGroup solo;
+  CheckpointManager manager(solo, {.path = store.path().string()});
+  const auto loaded = manager.load_latest(patience());
+  ASSERT_TRUE(loaded);
+  for (const Box& box : {Box{}, Box{{7, 1}, {2990, 3998}}, Box{{1400, 0}, {1601, 4000}}}) {
+    const auto written_out = checkpoint::whole_or(box, shape);
+    EXPECT_EQ(loaded->get<std::int32_t>("t", box).value(), picked(whole, shape, written_out));
+  }
+  for (const char* file : {"rank_00000.h5", "rank_00001.h5"}) {
+    const auto path = testing::step_folder(store.path(), 1) / file;
+    const auto size = std::filesystem::file_size(path);
+    for (const std::uintmax_t at : {std::uintmax_t{100}, size / 4, size / 2, size - 1}) {
+      testing::flip_bit(path, at);
+      EXPECT_EQ(manager.verify(1, patience()).error().code, Errc::corrupt) << file << " byte " << at;
+      testing::flip_bit(path, at);
+    }
+  }
+  EXPECT_TRUE(manager.verify(1, patience()));
+}
+
 TEST(ReshardTest, WhatDoesNotFitIsRefusedWithItsName) {
   const testing::TemporaryFolder store;
   ASSERT_TRUE(testing::save_alone(store.path(), 1, 100));

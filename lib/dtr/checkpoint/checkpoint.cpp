@@ -2,7 +2,6 @@
 
 #include "dtr/checkpoint/detail/geometry.hpp"
 #include "dtr/checkpoint/detail/loaded_step.hpp"
-#include "dtr/checkpoint/detail/step_reader.hpp"
 
 namespace dtr::inline v0 {
 
@@ -27,7 +26,7 @@ Result<Box> box_within(const Box& asked, const TensorEntry& tensor) {
 
 }  // namespace
 
-Result<LoadedStep::Resolved> LoadedStep::resolve(const TensorTarget& target) const {
+Result<BoxRead> LoadedStep::resolve(const TensorTarget& target) const {
   const auto tensor = find_tensor(manifest, target.name);
   if (!tensor) return fail(tensor.error());
   auto box = box_within(target.box, **tensor);
@@ -40,7 +39,7 @@ Result<LoadedStep::Resolved> LoadedStep::resolve(const TensorTarget& target) con
                     std::to_string(bytes),
                 "load");
   }
-  return Resolved{.tensor = *tensor, .box = std::move(*box)};
+  return BoxRead{.tensor = *tensor, .box = std::move(*box), .target = target.data};
 }
 
 Result<void> LoadedStep::check(std::span<const TensorTarget> targets) const {
@@ -51,14 +50,13 @@ Result<void> LoadedStep::check(std::span<const TensorTarget> targets) const {
 }
 
 Result<void> LoadedStep::read(std::span<const TensorTarget> targets, Deadline deadline) const {
-  StepReader reader(folder, manifest);
+  std::vector<BoxRead> reads;
   for (const auto& target : targets) {
-    const auto resolved = resolve(target);
-    if (!resolved) return fail(resolved.error());
-    auto done = reader.read(*resolved->tensor, resolved->box, target.data, deadline);
-    if (!done) return done;
+    auto read = resolve(target);
+    if (!read) return fail(read.error());
+    reads.push_back(std::move(*read));
   }
-  return {};
+  return read_boxes(folder, manifest, reads, deadline);
 }
 
 }  // namespace checkpoint

@@ -13,6 +13,7 @@
 #include "dtr/base/thread.hpp"
 #include "dtr/checkpoint/detail/loaded_step.hpp"
 #include "dtr/checkpoint/detail/loader.hpp"
+#include "dtr/checkpoint/detail/parallel_read.hpp"
 #include "dtr/checkpoint/detail/plan.hpp"
 #include "dtr/checkpoint/detail/saver.hpp"
 #include "dtr/checkpoint/detail/staging_pool.hpp"
@@ -174,6 +175,7 @@ void CheckpointManager::Implementation::work(const std::stop_token& stop) {
     }
     next.job.staging.give_back();
     next.ticket->decide(std::move(outcome));
+    saver_->tidy();  // nobody waits for the deletion of old steps: it takes long on large file systems
   }
 }
 
@@ -216,8 +218,7 @@ Result<Ticket> CheckpointManager::Implementation::save_async(std::uint64_t step,
 
 checkpoint::Judge CheckpointManager::Implementation::verify_my_share(Deadline deadline) const {
   return [this, deadline](const checkpoint::LoadedStep& step) -> checkpoint::Judgement {
-    checkpoint::StepReader reader(step.folder, step.manifest);
-    return {.result = reader.verify_share(group_.rank(), group_.size(), deadline)};
+    return {.result = checkpoint::verify_share(step.folder, step.manifest, group_.rank(), group_.size(), deadline)};
   };
 }
 

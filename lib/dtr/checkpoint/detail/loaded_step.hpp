@@ -7,6 +7,7 @@
 
 #include "dtr/base/deadline.hpp"
 #include "dtr/checkpoint/detail/manifest.hpp"
+#include "dtr/checkpoint/detail/parallel_read.hpp"
 #include "dtr/checkpoint/tensor.hpp"
 
 namespace dtr::inline v0 {
@@ -17,12 +18,8 @@ struct LoadedStep {
   Manifest manifest{};
   std::vector<std::string> skipped{};
 
-  /// The tensor and the written-out box of a target that fits the manifest; else the caller's error.
-  struct Resolved {
-    const TensorEntry* tensor = nullptr;
-    Box box{};
-  };
-  [[nodiscard]] Result<Resolved> resolve(const TensorTarget& target) const;
+  /// A target that fits the manifest; else the caller's error.
+  [[nodiscard]] Result<BoxRead> resolve(const TensorTarget& target) const;
   [[nodiscard]] Result<void> check(std::span<const TensorTarget> targets) const;
   [[nodiscard]] Result<void> read(std::span<const TensorTarget> targets, Deadline deadline) const;
 };

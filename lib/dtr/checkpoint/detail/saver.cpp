@@ -171,10 +171,7 @@ Result<void> Saver::save(SaveJob& job) {
   }
   const auto done = meet("done", outcome);
   if (group_.rank() == 0) {
-    if (!error) {
-      // After the others know: deleting takes long on large file systems.
-      if (auto gone = store_.clean(); !gone) DTR_LOG_WARN("checkpoint: ", gone.error().message);
-    }
+    untidy_ = !error;
   } else if (done) {
     error = done->front().error;  // rank 0 knows, whatever it looked like from here
   } else {
@@ -185,6 +182,11 @@ Result<void> Saver::save(SaveJob& job) {
   report(job, "done");
   if (error) return fail(*error);
   return {};
+}
+
+void Saver::tidy() {
+  if (!std::exchange(untidy_, false)) return;
+  if (auto gone = store_.clean(); !gone) DTR_LOG_WARN("checkpoint: ", gone.error().message);
 }
 
 }  // namespace checkpoint

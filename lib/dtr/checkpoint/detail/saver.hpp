@@ -45,6 +45,9 @@ class Saver {
   /// Collective. The same outcome on every rank that could reach rank 0 until the end.
   [[nodiscard]] Result<void> save(SaveJob& job);
 
+  /// After a save: deletes what it put into the trash.
+  void tidy();
+
  private:
   [[nodiscard]] Word begin(const SaveJob& job);
   [[nodiscard]] Word write(const SaveJob& job, const std::string& temporary);
@@ -56,6 +59,7 @@ class Saver {
 
   Group& group_;
   Store store_;
+  bool untidy_ = false;
   RankWriter writer_;
   SaverOptions options_;
   std::uint64_t number_ = 0;

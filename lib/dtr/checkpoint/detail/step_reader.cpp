@@ -185,11 +185,5 @@ Result<void> StepReader::verify_share(int share, int parts, Deadline deadline) {
   return {};
 }
 
-Result<void> verify_step(const std::string& folder, std::uint64_t step, Deadline deadline) {
-  const auto manifest = read_manifest(folder, step);
-  if (!manifest) return fail(manifest.error());
-  return StepReader(folder, *manifest).verify_share(0, 1, deadline);
-}
-
 }  // namespace checkpoint
 }  // namespace dtr::inline v0

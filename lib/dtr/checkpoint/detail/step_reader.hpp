@@ -55,8 +55,5 @@ class StepReader {
   std::vector<std::byte> scratch_;
 };
 
-/// Every byte of a step. Errors: those of read_manifest and verify_share.
-[[nodiscard]] Result<void> verify_step(const std::string& folder, std::uint64_t step, Deadline deadline);
-
 }  // namespace checkpoint
 }  // namespace dtr::inline v0

@@ -11,6 +11,7 @@
 
 #include "dtr/base/log.hpp"
 #include "dtr/checkpoint/detail/names.hpp"
+#include "dtr/checkpoint/detail/parallel_read.hpp"
 #include "dtr/checkpoint/detail/step_reader.hpp"
 #include "dtr/storage/local_file.hpp"
 
