@@ -17,3 +17,13 @@ add_test(NAME install/outside-programs
 set_tests_properties(house/floors house/floors-notices docs/examples-compile install/outside-programs
                      PROPERTIES LABELS unit TIMEOUT 300)
 set_tests_properties(docs/examples-compile install/outside-programs PROPERTIES RUN_SERIAL ON)
+
+find_program(VALGRIND valgrind)
+if(VALGRIND AND TARGET dtr_train)
+  # The script's own environment has to allow more ranks than cores, and root.
+  add_test(NAME house/valgrind-leaks
+           COMMAND bash -c "source '${PROJECT_SOURCE_DIR}/scripts/common.sh' && mpi_environment && exec \"$@\"" --
+                   ${Python3_EXECUTABLE} ${tests}/house/valgrind_leaks.py mpirun 2 $<TARGET_FILE:dtr_train> --servers 1
+                   --max-steps 5 --checkpoint-every 2 --checkpoint-dir ${PROJECT_BINARY_DIR}/valgrind-checkpoints)
+  set_tests_properties(house/valgrind-leaks PROPERTIES LABELS valgrind PROCESSORS 2 TIMEOUT 600)
+endif()
