@@ -46,7 +46,8 @@ class ProgressEngine {
   /// One look at every source, unless somebody else is looking. True if something was handled.
   bool poll() noexcept;
 
-  /// Makes progress until `done()` is true. `done` is cheap, noexcept, and safe on this thread beside progress.
+  /// Makes progress until `done()` is true. `done` is cheap, noexcept, and safe on this thread beside progress; once
+  /// true it stays true, for it is asked more than once.
   /// Errors: timed_out, would_deadlock (called from a callback).
   template <class Done>
   [[nodiscard]] Errc wait(Done&& done, Deadline deadline) noexcept {

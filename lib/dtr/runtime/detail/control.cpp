@@ -242,6 +242,7 @@ Result<std::vector<Bytes>> Runtime::Control::allgather(std::string_view topic, s
 
   std::optional<std::vector<Bytes>> all;
   const auto arrived = [&]() noexcept {
+    if (all) return true;  // a wait asks more than once
     const std::lock_guard lock(mutex_);
     const auto found = outcomes_.find(meeting);
     if (found == outcomes_.end()) return false;
@@ -307,8 +308,9 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
   out.value(Kind::question).value(number).text(topic).value(round).value(static_cast<std::uint32_t>(expected.size()));
   for (const int rank : expected) out.value(rank);
   send(root, out.take(), kAnswerBound);
-  std::string answer;
+  std::optional<std::string> answer;
   const auto answered = [&]() noexcept {
+    if (answer) return true;
     const std::lock_guard lock(mutex_);
     const auto found = answers_.find(number);
     if (found == answers_.end()) return false;
@@ -319,7 +321,7 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
   if (fabric_.progress().wait(answered, kAnswerBound) != Errc::ok) {
     return "unknown, rank " + std::to_string(root) + " does not answer";
   }
-  return answer;
+  return *answer;
 }
 
 std::optional<Error> Runtime::Control::first_failure() const {
