@@ -195,6 +195,7 @@ Runtime::Runtime(RuntimeOptions options) : Runtime(value_or_throw(prepare(std::m
 Runtime::Runtime(Prepared prepared)
     : config_(std::move(prepared.config)),
       metrics_({.labels = {{"rank", std::to_string(prepared.world->rank())}}}),
+      barrier_ns_(metrics_.histogram("dtr_barrier_seconds", "Time in barriers that were met", {}, 1e-9)),
       world_(std::move(prepared.world)),
       role_group_(std::move(prepared.role_group)),
       fabric_(std::move(prepared.fabric)),
@@ -258,13 +259,18 @@ Result<void> Runtime::barrier(BarrierOptions roles, Deadline deadline) {
   for (int rank = 0; rank < size_; ++rank) {
     if (everyone || (rank < workers_) == roles.workers) expected.push_back(rank);
   }
+  const TraceSpan span(tracer_.get(), "barrier", "runtime");
+  const Stopwatch watch;
   const std::uint64_t round = control_->announce(operation, deadline);
   Bootstrap& group = everyone ? *world_ : *role_group_;
   auto met = group.barrier(deadline, [this]() -> Result<void> {
     fabric_->progress().poll();
     return check_peers();
   });
-  if (met) return met;
+  if (met) {
+    barrier_ns_.record(static_cast<std::uint64_t>(watch.elapsed_ns()));
+    return met;
+  }
   Error error = std::move(met.error());
   error.operation = operation;
   if (error.code == Errc::timed_out) error.message = "did not come: " + control_->missing(operation, round, expected);
@@ -273,6 +279,7 @@ Result<void> Runtime::barrier(BarrierOptions roles, Deadline deadline) {
 
 Result<std::vector<Bytes>> Runtime::allgather(std::string_view topic, std::span<const std::byte> mine,
                                               Deadline deadline) {
+  const TraceSpan span(tracer_.get(), "allgather", "runtime");
   return control_->allgather(topic, mine, {.first = 0, .count = static_cast<std::uint32_t>(size_)}, deadline);
 }
 

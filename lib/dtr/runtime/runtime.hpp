@@ -137,6 +137,7 @@ class Runtime final : public Group {
 
   Config config_;
   MetricsRegistry metrics_;
+  Histogram& barrier_ns_;
   std::unique_ptr<MetricsWriter> metrics_writer_;
   std::unique_ptr<Tracer> tracer_;
   std::unique_ptr<Bootstrap> world_;

@@ -1,0 +1,196 @@
+#include "dtr/fabric/progress.hpp"
+
+#include <atomic>
+#include <random>
+#include <thread>
+
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "support/test_support.hpp"
+
+namespace dtr::fabric {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::scaled;
+
+/// A source that hands out what was put into it, rings only while armed, and notices if two threads poll it at once.
+class Mailbox final : public ProgressSource {
+ public:
+  int progress(int) noexcept override {
+    if (inside_.fetch_add(1) != 0) overlapped = true;
+    const std::uint32_t taken = waiting_.exchange(0);
+    std::uint64_t count = 0;
+    if (taken > 0) [[maybe_unused]]
+      const auto drained = ::read(bell_.get(), &count, sizeof count);
+    delivered += taken;
+    inside_.fetch_sub(1);
+    return static_cast<int>(taken);
+  }
+  int wait_descriptor() const noexcept override { return bell_.get(); }
+  bool prepare_sleep() noexcept override {
+    armed_.store(true);
+    return waiting_.load() == 0;
+  }
+  Deadline::Clock::time_point next_deadline() const noexcept override { return Deadline::Clock::time_point::max(); }
+
+  void put() {
+    waiting_.fetch_add(1);
+    if (!armed_.exchange(false)) return;
+    ++rings;
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const auto rung = ::write(bell_.get(), &one, sizeof one);
+  }
+
+  std::atomic<std::uint64_t> delivered{0};
+  std::atomic<std::uint64_t> rings{0};
+  std::atomic<bool> overlapped{false};
+
+ private:
+  UniqueFd bell_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  std::atomic<std::uint32_t> waiting_{0};
+  std::atomic<bool> armed_{false};
+  std::atomic<int> inside_{0};
+};
+
+struct Driven {
+  explicit Driven(ProgressOptions options) : engine(std::move(options)) {
+    value_or_throw(engine.add(mailbox));
+    value_or_throw(engine.start());
+  }
+  ~Driven() { engine.stop(); }
+  Mailbox mailbox;
+  ProgressEngine engine;
+};
+
+TEST(ProgressEngineTest, ThreadDeliversWithoutAnybodyWaiting) {
+  Driven driven({});
+  for (int i = 0; i < 50; ++i) {
+    driven.mailbox.put();
+    std::this_thread::sleep_for(2ms);  // long enough for the thread to fall asleep in between
+  }
+  const auto end = std::chrono::steady_clock::now() + scaled(5s);
+  while (driven.mailbox.delivered < 50 && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(driven.mailbox.delivered, 50U);
+}
+
+TEST(ProgressEngineTest, NoWakeUpIsLostBetweenRandomPauses) {
+  for (const bool with_thread : {true, false}) {
+    Driven driven({.thread = with_thread});
+    std::atomic<bool> stop{false};
+    std::thread sender([&] {
+      std::mt19937 random(3);
+      for (int i = 0; i < 300; ++i) {
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+        driven.mailbox.put();
+      }
+      stop = true;
+    });
+    for (std::uint64_t i = 1; i <= 300; ++i) {
+      const auto come = [&]() noexcept { return driven.mailbox.delivered >= i; };
+      // Far below the longest sleep of the engine: a lost wake-up shows.
+      ASSERT_EQ(driven.engine.wait(come, scaled(400ms)), Errc::ok) << i << (with_thread ? " with thread" : " inline");
+    }
+    sender.join();
+    EXPECT_FALSE(driven.mailbox.overlapped);
+  }
+}
+
+TEST(ProgressEngineTest, ManyWaitersAllReturn) {
+  Driven driven({});
+  constexpr std::uint64_t kEach = 200;
+  std::vector<std::thread> waiters;
+  std::atomic<int> failed{0};
+  for (int w = 0; w < 4; ++w) {
+    waiters.emplace_back([&] {
+      for (std::uint64_t i = 1; i <= kEach; ++i) {
+        const auto come = [&]() noexcept { return driven.mailbox.delivered >= i; };
+        if (driven.engine.wait(come, scaled(5s)) != Errc::ok) ++failed;
+      }
+    });
+  }
+  for (std::uint64_t i = 0; i < kEach; ++i) {
+    driven.mailbox.put();
+    if (i % 7 == 0) std::this_thread::sleep_for(1ms);
+  }
+  for (auto& waiter : waiters) waiter.join();
+  EXPECT_EQ(failed, 0);
+  EXPECT_FALSE(driven.mailbox.overlapped);
+}
+
+TEST(ProgressEngineTest, WaitEndsAtItsDeadline) {
+  Driven driven({});
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(driven.engine.wait([]() noexcept { return false; }, 50ms), Errc::timed_out);
+  const auto took = std::chrono::steady_clock::now() - start;
+  EXPECT_GE(took, 50ms);
+  EXPECT_LT(took, scaled(1s));
+}
+
+TEST(ProgressEngineTest, WhatHappensOutsideOfPollIsAnnounced) {
+  Driven driven({});
+  std::atomic<bool> happened{false};
+  std::thread other([&] {
+    std::this_thread::sleep_for(30ms);
+    happened = true;
+    driven.engine.announce();
+  });
+  EXPECT_EQ(driven.engine.wait([&]() noexcept { return happened.load(); }, scaled(400ms)), Errc::ok);
+  other.join();
+}
+
+TEST(ProgressEngineTest, IdleEngineCostsNoProcessorTime) {
+  Driven driven({.spin = 20us});
+  driven.mailbox.put();
+  std::this_thread::sleep_for(50ms);
+  const auto used = [] {
+    rusage usage{};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_utime.tv_sec * 1000000LL + usage.ru_utime.tv_usec + usage.ru_stime.tv_sec * 1000000LL +
+           usage.ru_stime.tv_usec;
+  };
+  const auto before = used();
+  std::this_thread::sleep_for(300ms);
+  EXPECT_LT(used() - before, 30000) << "more than a tenth of a core while nothing happens";
+}
+
+TEST(ProgressEngineTest, BusyWaitersKeepBellsSilent) {
+  Driven driven({.spin = 50ms});
+  for (std::uint64_t i = 1; i <= 1000; ++i) {
+    driven.mailbox.put();
+    ASSERT_EQ(driven.engine.wait([&]() noexcept { return driven.mailbox.delivered >= i; }, scaled(1s)), Errc::ok);
+  }
+  EXPECT_LT(driven.mailbox.rings, 500U) << "each message woke somebody although its receiver was awake";
+}
+
+TEST(ProgressEngineTest, WaitInsideProgressIsRefused) {
+  class Recursive final : public ProgressSource {
+   public:
+    explicit Recursive(ProgressEngine& engine) : engine_(engine) {}
+    int progress(int) noexcept override {
+      outcome = engine_.wait([]() noexcept { return false; }, 1s);
+      polled = engine_.poll();
+      return 0;
+    }
+    int wait_descriptor() const noexcept override { return -1; }
+    bool prepare_sleep() noexcept override { return true; }
+    Deadline::Clock::time_point next_deadline() const noexcept override { return Deadline::Clock::time_point::max(); }
+    Errc outcome = Errc::ok;
+    bool polled = true;
+
+   private:
+    ProgressEngine& engine_;
+  };
+  ProgressEngine engine({.thread = false});
+  Recursive recursive(engine);
+  ASSERT_TRUE(engine.add(recursive));
+  engine.poll();
+  EXPECT_EQ(recursive.outcome, Errc::would_deadlock);
+  EXPECT_FALSE(recursive.polled);
+}
+
+}  // namespace
+}  // namespace dtr::fabric
