@@ -1,9 +1,9 @@
-// Many operations at a time: batches, two of them under way. Rank 0 works, rank 1 is the target.
+// Many operations at a time: windows of requests, two of them under way. Rank 0 works, rank 1 is the target.
 #include <array>
 
 #include "counter.hpp"
-#include "dtr/base/clock.hpp"
 #include "perf.hpp"
+#include "ticks.hpp"
 
 namespace dtr::perf {
 
@@ -12,76 +12,90 @@ namespace {
 using fabric::Completion;
 using fabric::WorkRequest;
 
-constexpr std::uint64_t kWarmUpBatches = 3;
+constexpr std::uint64_t kWindow = 64;
+constexpr std::uint64_t kWarmUpWindows = 3;
+constexpr std::uint8_t kMark = 0xA5;
 
-/// Posts batches until `iterations` operations have ended; the time of each batch is a sample.
-Samples run_batches(Pair& pair, std::uint64_t iterations, std::vector<WorkRequest>& requests) {
-  const std::uint64_t batch = requests.size();
-  const std::uint64_t batches = std::max<std::uint64_t>(1, iterations / batch);
-  Samples samples;
-  samples.each_ns.reserve(batches);
+/// How a number of operations is cut up; both ranks come to the same.
+struct Windows {
+  Windows(std::uint64_t iterations, std::uint64_t batch)
+      : posts(std::clamp<std::uint64_t>(iterations / 16, batch, std::max(kWindow, batch)) / batch),
+        operations(posts * batch),
+        measured(std::max<std::uint64_t>(1, iterations / operations)) {}
+
+  std::uint64_t posts;       ///< calls in a window
+  std::uint64_t operations;  ///< in a window
+  std::uint64_t measured;    ///< windows
+  [[nodiscard]] std::uint64_t all_operations() const { return (kWarmUpWindows + measured) * operations; }
+};
+
+/// Posts `batch` requests a call; the time of each window is a sample. Only the last request of a window tells that it
+/// has ended: it ends after those before it. The run is over when a flush says that all has reached the target.
+Samples run_windows(Pair& pair, const Windows& windows, std::uint32_t batch, const WorkRequest& request) {
+  const std::vector<WorkRequest> requests(batch, request);
+  std::vector<WorkRequest> last = requests;
   std::array<Completion, 2> done;
-  std::int64_t start = 0;
-  std::int64_t last = 0;
-  for (std::uint64_t i = 0; i < kWarmUpBatches + batches; ++i) {
-    if (i == kWarmUpBatches) {
-      for (Completion& completion : done) spin_until(pair, [&] { return completion.done(); });
-      start = last = monotonic_ns();
+  const TickLength tick;
+  std::vector<std::uint64_t> ends;
+  ends.reserve(windows.measured + 1);
+  for (std::uint64_t i = 0; i < kWarmUpWindows + windows.measured; ++i) {
+    if (i == kWarmUpWindows) {
+      for (const Completion& completion : done) spin_until(pair, [&] { return completion.done(); });
+      ends.push_back(ticks());
     }
     Completion& mine = done[i % done.size()];
     spin_until(pair, [&] { return mine.done(); });
-    for (WorkRequest& request : requests) request.completion = &mine;
-    post_all(pair, requests, mine);
-    const std::int64_t now = monotonic_ns();
-    if (i >= kWarmUpBatches) samples.each_ns.push_back(static_cast<double>(now - last) / static_cast<double>(batch));
-    last = now;
+    for (std::uint64_t post = 1; post < windows.posts; ++post) post_all(pair, requests);
+    last.back().completion = &mine;
+    post_all(pair, last);
+    if (i >= kWarmUpWindows) ends.push_back(ticks());
   }
-  for (Completion& completion : done) {
-    spin_until(pair, [&] { return completion.done(); });
-    if (!completion.status().ok()) {
-      throw Exception(
-          pair.rt().fabric().explain(static_cast<fabric::PeerId>(pair.other()), completion.status(), "dtr_perf"));
-    }
-  }
-  samples.total_ns = static_cast<double>(monotonic_ns() - start);
-  samples.operations = batches * batch;
+  for (const Completion& completion : done) pair.wait(completion);
+  Completion flushed;
+  post_all(pair, WorkRequest::flush(&flushed));
+  pair.wait(flushed);
+  const auto whole = static_cast<double>(ticks() - ends.front());
+  Samples samples = make_samples(ends, tick.ns(), windows.operations);
+  samples.total_ns = whole * tick.ns();
   return samples;
 }
 
-Samples move_bandwidth(Pair& pair, Operation operation, std::uint64_t iterations, std::uint32_t batch) {
+Samples move_bandwidth(Pair& pair, Operation operation, const Windows& windows, std::uint32_t batch) {
   Samples samples;
-  if (pair.starts()) {
-    const WorkRequest request = operation == Operation::put
-                                    ? WorkRequest::put(pair.source(), pair.sink(), pair.size(), nullptr)
-                                    : WorkRequest::get(pair.sink(), pair.source(), pair.size(), nullptr);
-    std::vector<WorkRequest> requests(batch, request);
-    samples = run_batches(pair, iterations, requests);
+  const bool put = operation == Operation::put;
+  if (put) {
+    pair.departure() = kMark;
+  } else {
+    pair.arrival() = kMark;  // a get takes from the peer's sink, to the own source
   }
   pair.meet("dtr_perf/bw");
+  if (pair.starts()) {
+    samples = run_windows(pair, windows, batch,
+                          put ? WorkRequest::put(pair.source(), pair.sink(), pair.size(), nullptr)
+                              : WorkRequest::get(pair.sink(), pair.source(), pair.size(), nullptr));
+  }
+  pair.meet("dtr_perf/bw_end");
+  if (pair.alone() || pair.starts() != put) pair.check_moved(put ? pair.arrival() : pair.departure(), kMark);
   return samples;
 }
 
-Samples send_bandwidth(Pair& pair, std::uint64_t iterations, std::uint32_t batch) {
+Samples send_bandwidth(Pair& pair, const Windows& windows, std::uint32_t batch) {
   Counter counter(pair.rt());
   pair.meet("dtr_perf/send_bw");
-  const std::uint64_t batches = std::max<std::uint64_t>(1, iterations / batch);
-  const std::uint64_t messages = (kWarmUpBatches + batches) * batch;
   const std::vector<std::byte> payload(pair.size());
   Samples samples;
-  const bool alone = pair.other() == pair.rt().rank();
   if (pair.starts()) {
-    std::vector<WorkRequest> requests(batch, WorkRequest::send(counter.port(), payload, nullptr));
-    samples = run_batches(pair, iterations, requests);
-    const std::int64_t posted = monotonic_ns();
+    samples = run_windows(pair, windows, batch, WorkRequest::send(counter.port(), payload, nullptr));
+    const TickLength tick;
+    const std::uint64_t posted = ticks();
     // The run ends when the target has handled the last message, and says so.
-    counter.wait_for(alone ? messages : 1);
-    samples.total_ns += static_cast<double>(monotonic_ns() - posted);
+    counter.wait_for(pair.alone() ? windows.all_operations() : 1);
+    samples.total_ns += static_cast<double>(ticks() - posted) * tick.ns();
   } else {
-    counter.wait_for(messages);
+    counter.wait_for(windows.all_operations());
     Completion done;
-    const WorkRequest answer = WorkRequest::send(counter.port(), {}, &done);
-    post_all(pair, std::span(&answer, 1), done);
-    spin_until(pair, [&] { return done.done(); });
+    post_all(pair, WorkRequest::send(counter.port(), {}, &done));
+    pair.wait(done);
   }
   pair.meet("dtr_perf/send_bw_end");
   return samples;
@@ -90,8 +104,9 @@ Samples send_bandwidth(Pair& pair, std::uint64_t iterations, std::uint32_t batch
 }  // namespace
 
 Samples measure_bandwidth(Pair& pair, Operation operation, std::uint64_t iterations, std::uint32_t batch) {
-  return operation == Operation::send ? send_bandwidth(pair, iterations, batch)
-                                      : move_bandwidth(pair, operation, iterations, batch);
+  const Windows windows(iterations, batch);
+  return operation == Operation::send ? send_bandwidth(pair, windows, batch)
+                                      : move_bandwidth(pair, operation, windows, batch);
 }
 
 }  // namespace dtr::perf

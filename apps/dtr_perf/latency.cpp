@@ -1,7 +1,7 @@
 // One operation at a time. put and send: ping-pong, half of a round trip. get: from post to data.
 #include "counter.hpp"
-#include "dtr/base/clock.hpp"
 #include "perf.hpp"
+#include "ticks.hpp"
 
 namespace dtr::perf {
 
@@ -10,56 +10,59 @@ namespace {
 using fabric::Completion;
 using fabric::WorkRequest;
 
-constexpr std::uint64_t kWarmUp = 200;
+constexpr std::uint64_t kWarmUp = 1000;
 
-/// Calls `round` with 1, 2, 3...; keeps the times of those after the warm-up, divided by `halves`.
+/// Calls `round` with 1, 2, 3...; a sample is the time from the end of one to the end of the next, after the warm-up,
+/// divided by `halves`.
 template <class Round>
 Samples time_rounds(std::uint64_t iterations, double halves, Round&& round) {
-  Samples samples;
-  samples.each_ns.reserve(iterations);
-  std::int64_t start = 0;
-  for (std::uint64_t i = 1; i <= kWarmUp + iterations; ++i) {
-    if (i == kWarmUp + 1) start = monotonic_ns();
-    const std::int64_t before = monotonic_ns();
-    round(i);
-    if (i > kWarmUp) samples.each_ns.push_back(static_cast<double>(monotonic_ns() - before) / halves);
+  const TickLength tick;
+  std::vector<std::uint64_t> ends;
+  ends.reserve(iterations + 1);
+  for (std::uint64_t i = 1; i <= kWarmUp; ++i) round(i);
+  ends.push_back(ticks());
+  for (std::uint64_t i = 1; i <= iterations; ++i) {
+    round(kWarmUp + i);
+    ends.push_back(ticks());
   }
-  samples.total_ns = static_cast<double>(monotonic_ns() - start) / halves;
-  samples.operations = iterations;
-  return samples;
+  return make_samples(ends, tick.ns() / halves, 1);
 }
 
+/// The last byte counts the rounds and is looked for where it lands. It is never 0, the sink's first content.
+std::uint8_t mark_of(std::uint64_t round) { return static_cast<std::uint8_t>(1 + round % 255); }
+
 Samples put_latency(Pair& pair, std::uint64_t iterations) {
-  // The last byte counts the rounds and is looked for where it lands. It is never 0, the sink's first content.
+  Completion done;
   const auto put = [&](std::uint64_t round) {
-    pair.departure() = static_cast<std::uint8_t>(1 + round % 255);
-    Completion done;
-    const WorkRequest request = WorkRequest::put(pair.source(), pair.sink(), pair.size(), &done);
-    post_all(pair, std::span(&request, 1), done);
-    spin_until(pair, [&] { return done.done(); });
+    spin_until(pair, [&] { return done.done(); });  // the last one has left its source
+    pair.departure() = mark_of(round);
+    post_all(pair, WorkRequest::put(pair.source(), pair.sink(), pair.size(), &done));
   };
-  const auto come = [&](std::uint64_t round) {
-    spin_until(pair, [&] { return pair.arrival() == static_cast<std::uint8_t>(1 + round % 255); });
-  };
-  if (pair.other() == pair.rt().rank()) return time_rounds(iterations, 1, put);
-  return time_rounds(iterations, 2, [&](std::uint64_t round) {
+  const auto come = [&](std::uint64_t round) { spin_until(pair, [&] { return pair.arrival() == mark_of(round); }); };
+  auto samples = time_rounds(iterations, pair.alone() ? 1 : 2, [&](std::uint64_t round) {
     if (pair.starts()) put(round);
     come(round);
     if (!pair.starts()) put(round);
   });
+  pair.wait(done);
+  pair.meet("dtr_perf/put_lat");
+  return samples;
 }
 
 Samples get_latency(Pair& pair, std::uint64_t iterations) {
   Samples samples;
+  pair.arrival() = mark_of(0);  // a get takes from the peer's sink, to the own source
+  pair.meet("dtr_perf/get_lat");
   if (pair.starts()) {
+    Completion done;
     samples = time_rounds(iterations, 1, [&](std::uint64_t) {
-      Completion done;
-      const WorkRequest request = WorkRequest::get(pair.sink(), pair.source(), pair.size(), &done);
-      post_all(pair, std::span(&request, 1), done);
+      post_all(pair, WorkRequest::get(pair.sink(), pair.source(), pair.size(), &done));
       spin_until(pair, [&] { return done.done(); });
     });
+    pair.wait(done);
+    pair.check_moved(pair.departure(), mark_of(0));
   }
-  pair.meet("dtr_perf/get_lat");
+  pair.meet("dtr_perf/get_lat_end");
   return samples;
 }
 
@@ -67,17 +70,14 @@ Samples send_latency(Pair& pair, std::uint64_t iterations) {
   Counter counter(pair.rt());
   pair.meet("dtr_perf/send_lat");
   const std::vector<std::byte> payload(pair.size());
-  const auto send = [&] {
-    Completion done;
-    const WorkRequest request = WorkRequest::send(counter.port(), payload, &done);
-    post_all(pair, std::span(&request, 1), done);
-  };
-  const bool alone = pair.other() == pair.rt().rank();
-  Samples samples = time_rounds(iterations, alone ? 1 : 2, [&](std::uint64_t round) {
+  Completion done;
+  const auto send = [&] { post_all(pair, WorkRequest::send(counter.port(), payload, &done)); };
+  Samples samples = time_rounds(iterations, pair.alone() ? 1 : 2, [&](std::uint64_t round) {
     if (pair.starts()) send();
     counter.wait_for(round);
     if (!pair.starts()) send();
   });
+  pair.wait(done);
   pair.meet("dtr_perf/send_lat_end");
   return samples;
 }

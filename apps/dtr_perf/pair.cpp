@@ -14,7 +14,8 @@ Pair::Pair(Runtime& rt, std::uint64_t size)
       other_(rt.size() == 1 ? 0 : 1 - rt.rank()),
       size_(size),
       source_(value_or_throw(rt.allocate(std::max<std::uint64_t>(size, 8)))),
-      sink_(value_or_throw(rt.allocate(std::max<std::uint64_t>(size, 8)))) {
+      sink_(value_or_throw(rt.allocate(std::max<std::uint64_t>(size, 8)))),
+      deadline_(rt.operation_timeout()) {
   std::fill(source_.span().begin(), source_.span().end(), std::byte{0});
   std::fill(sink_.span().begin(), sink_.span().end(), std::byte{0});
   const Bytes mine = ByteWriter().value(sink_.region()->key()).value(sink_.offset()).take();
@@ -43,12 +44,33 @@ std::uint8_t& Pair::departure() const {
   return *reinterpret_cast<std::uint8_t*>(source_.data() + std::max<std::uint64_t>(size_, 1) - 1);
 }
 
-void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests, fabric::Completion& done) {
-  const Deadline deadline(pair.rt().operation_timeout());
-  done.arm(static_cast<std::uint32_t>(requests.size()));
+void Pair::wait(const fabric::Completion& completion) const {
+  spin_until(*this, [&] { return completion.done(); });
+  if (const fabric::Status status = completion.status(); !status.ok()) {
+    throw Exception(rt_.fabric().explain(static_cast<fabric::PeerId>(other_), status, "dtr_perf"));
+  }
+}
+
+void Pair::check_moved(std::uint8_t last, std::uint8_t expected) const {
+  if (last == expected) return;
+  throw Exception({.code = Errc::internal, .message = "the data did not come", .operation = "dtr_perf"});
+}
+
+Deadline Pair::deadline() {
+  constexpr std::uint32_t kUses = 256;
+  if (++deadline_uses_ == kUses) {
+    deadline_uses_ = 0;
+    deadline_ = Deadline(rt_.operation_timeout());
+  }
+  return deadline_;
+}
+
+void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests) {
+  fabric::Completion* const done = requests.back().completion;
+  if (done != nullptr) done->arm(1);
   while (true) {
-    const fabric::PostResult result = pair.channel().post(requests, deadline);
-    if (result.finished > 0) done.finish(result.finished, {});
+    const fabric::PostResult result = pair.channel().post(requests, pair.deadline());
+    if (done != nullptr && result.finished == requests.size()) done->finish(1, {});
     requests = requests.subspan(result.accepted);
     if (requests.empty()) return;
     if (result.status.code != Errc::again) {

@@ -33,7 +33,7 @@ struct Row {
   double mops = 0;  ///< 10^6 operations a second over the whole run
 };
 
-/// Nanoseconds of each sample, and of the whole run.
+/// Nanoseconds of an operation in each sample, and of the whole run.
 struct Samples {
   std::vector<double> each_ns{};
   double total_ns = 0;
@@ -47,6 +47,7 @@ class Pair {
   [[nodiscard]] Runtime& rt() const { return rt_; }
   [[nodiscard]] int other() const { return other_; }
   [[nodiscard]] bool starts() const { return rt_.rank() == 0; }
+  [[nodiscard]] bool alone() const { return other_ == rt_.rank(); }
   [[nodiscard]] std::uint64_t size() const { return size_; }
   [[nodiscard]] fabric::Channel& channel() const { return *channel_; }
   [[nodiscard]] fabric::WorkRequest::Range source() const { return {source_.region(), source_.offset()}; }
@@ -55,6 +56,12 @@ class Pair {
   [[nodiscard]] volatile std::uint8_t& arrival() const;
   [[nodiscard]] std::uint8_t& departure() const;
   void meet(const char* topic) const;
+  /// Makes progress until it is done. Throws Exception with the reason if a request of it failed.
+  void wait(const fabric::Completion& completion) const;
+  /// Throws Exception unless the last byte moved is the one expected: a run that moves nothing is fast.
+  void check_moved(std::uint8_t last, std::uint8_t expected) const;
+  /// For what is posted now. Renewed now and then only: reading the clock costs more than a small put.
+  [[nodiscard]] Deadline deadline();
 
  private:
   Runtime& rt_;
@@ -65,6 +72,8 @@ class Pair {
   fabric::Channel* channel_ = nullptr;
   const fabric::RemoteRegion* remote_ = nullptr;
   std::uint64_t remote_offset_ = 0;
+  Deadline deadline_;
+  std::uint32_t deadline_uses_ = 0;
 };
 
 [[nodiscard]] Samples measure_latency(Pair& pair, Operation operation, std::uint64_t iterations);
@@ -75,12 +84,18 @@ void print_header();
 void print_row(const Row& row);
 [[nodiscard]] Result<void> write_json(const std::string& path, const std::vector<Row>& rows);
 
-/// Posts all requests, making progress while there is no room. Throws Exception on a refused request.
-void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests, fabric::Completion& done);
+/// `ends` are clock readings, the first is the start; between two lie `operations` operations.
+[[nodiscard]] Samples make_samples(const std::vector<std::uint64_t>& ends, double tick_ns, std::uint64_t operations);
+
+/// Posts all requests, making progress while there is no room. Throws Exception on a refused request. Only the last
+/// one may have a Completion, which need not be armed.
+void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests);
+inline void post_all(Pair& pair, const fabric::WorkRequest& request) { post_all(pair, std::span(&request, 1)); }
 
 /// Makes progress until `ready()`; throws Exception after the operation time-out or when the peer is dead.
 template <class Ready>
-void spin_until(Pair& pair, Ready&& ready) {
+void spin_until(const Pair& pair, Ready&& ready) {
+  if (ready()) return;
   const Deadline deadline(pair.rt().operation_timeout());
   for (std::uint32_t turn = 1; !ready(); ++turn) {
     if (turn % 32 != 0) continue;  // shared memory needs no progress; the others want it now and then

@@ -18,6 +18,17 @@ double quantile(const std::vector<double>& sorted, double q) {
 
 }  // namespace
 
+Samples make_samples(const std::vector<std::uint64_t>& ends, double tick_ns, std::uint64_t operations) {
+  Samples samples;
+  samples.each_ns.reserve(ends.size());
+  for (std::size_t i = 1; i < ends.size(); ++i) {
+    samples.each_ns.push_back(static_cast<double>(ends[i] - ends[i - 1]) * tick_ns / static_cast<double>(operations));
+  }
+  samples.total_ns = static_cast<double>(ends.back() - ends.front()) * tick_ns;
+  samples.operations = (ends.size() - 1) * operations;
+  return samples;
+}
+
 Row make_row(const Plan& plan, const Pair& pair, Samples samples) {
   std::sort(samples.each_ns.begin(), samples.each_ns.end());
   Row row{.op = plan.name,

@@ -1,0 +1,59 @@
+"""tcp over loopback: libdtr against UCX, Open MPI and raw sockets, two processes on two cores."""
+
+import harness
+from harness import BANDWIDTH, LATENCY, RATE, Comparison
+
+KIB, MIB = 1 << 10, 1 << 20
+UCX = {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "lo"}
+OPENMPI = ["--mca", "pml", "ob1", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo"]
+# Open MPI's windows would use shared memory; pt2pt is the one that goes over the tcp btl.
+WINDOW = ["--mca", "osc", "pt2pt"]
+SEND_LIMIT = 4096  # fabric.eager_bytes: a larger message is no single `send`
+
+
+def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], list[str]]:
+    made: list[Comparison] = []
+
+    def add(name, figure, size, cost_us, batch, ucx_tests, mpi_ops, raw):
+        """The first peer stands in the noise row, so it is the raw socket where there is one."""
+        column, unit, better = figure
+        count = harness.iterations(size, quick, cost_us, most=500_000)
+        peers = []
+        if raw is not None:
+            peers.append(harness.own_program(runner, "raw", "bench_raw_tcp", raw, size, count, column))
+        for label, test in ucx_tests:
+            side = harness.ucx(runner, test, size, slow(size, count, test[0]), column, UCX)
+            peers.append(harness.Side(label, side.run))
+        for label, op in mpi_ops:
+            window = [] if op.startswith("send") else WINDOW
+            side = harness.openmpi(runner, op, size, count, column, OPENMPI + window)
+            peers.append(harness.Side(label, side.run))
+        ours = harness.dtr(runner, name, size, count, column, ["--transport", "tcp", *batch])
+        made.append(Comparison(f"{name}/{size}", unit, better, ours, peers, noise=True))
+
+    def slow(size: int, count: int, test: str) -> int:
+        """UCX emulates one-sided transfers over tcp: 34 MB/s has been seen. No run shall take minutes."""
+        if not test.startswith("ucp_") or size < 64 * KIB:
+            return count
+        return max(20, min(count, 50_000_000 // size))
+
+    add("put_lat", LATENCY, 8, 10, [], [("ucx", ["ucp_put_lat"])], [("openmpi", "put_lat")], "lat")
+    add("send_lat", LATENCY, 8, 10, [], [("ucx", ["tag_lat"])], [("openmpi", "send_lat")], "lat")
+    add("get_lat", LATENCY, 8, 20, [], [("ucx", ["ucp_get", "-O", "1"])], [("openmpi", "get_lat")], None)
+    add("send_bw", RATE, 8, 0.5, [], [("ucx", ["tag_bw"])], [("openmpi", "send_bw")], None)
+    # The best that a peer has for large data is its two-sided form, so that is compared as well.
+    for size in (64 * KIB, MIB, 16 * MIB):
+        ucx_tests = [("ucx", ["ucp_put_bw"]), ("ucx-tag", ["tag_bw"])]
+        mpi_ops = [("openmpi", "put_bw"), ("openmpi-send", "send_bw")]
+        add("put_bw", BANDWIDTH, size, 20, ["--batch", "4"], ucx_tests, mpi_ops, "bw")
+    for size in (64 * KIB, MIB):
+        add("get_bw", BANDWIDTH, size, 20, ["--batch", "4"], [("ucx", ["ucp_get"])], [("openmpi", "get_bw")], "bw")
+    left_out = [
+        f"send_bw/{size}: libdtr's send takes at most {SEND_LIMIT} bytes (fabric.eager_bytes)"
+        for size in (64 * KIB, MIB, 16 * MIB)
+    ]
+    return made, left_out
+
+
+if __name__ == "__main__":
+    harness.main("tcp", comparisons)
