@@ -97,6 +97,9 @@ class Hub {
 
   virtual void peer_down(PeerRecord& peer, Errc code, const std::string& why) noexcept = 0;
 
+  /// This peer's link owes an acknowledgement that can wait: settle() is called when nothing else is to be done.
+  virtual void settle_later(PeerRecord& peer) noexcept = 0;
+
  protected:
   ~Hub() = default;
   std::atomic<std::int64_t> next_call_{kNever};

@@ -27,6 +27,8 @@ class ReplyQueue {
 
   /// All requests below `processed` have been worked off; those without an answer of their own ended well.
   void acknowledge(std::uint64_t processed) noexcept;
+  /// How many of them are not covered by a reply yet.
+  [[nodiscard]] std::uint64_t owed(std::uint64_t processed) const noexcept { return processed - answered_; }
   void refuse(std::uint64_t sequence, Errc code) noexcept;
   void result(std::uint64_t sequence, std::uint64_t old_value) noexcept;
   /// The region is held until its bytes have left.

@@ -72,6 +72,7 @@ void RequestReader::execute(const RequestHeader& header, std::span<const std::by
     case RequestType::nothing:
       break;
   }
+  urgent_ = true;
   ++inbound_.processed;
 }
 
@@ -125,6 +126,7 @@ void RequestReader::finish_put() noexcept {
   } else if (put_.type == RequestType::put_notify && !inbound_.shut_out.load(std::memory_order_relaxed)) {
     receiver_.on_notify(from_, put_.port, put_.value);
   }
+  urgent_ = true;
   ++inbound_.processed;
 }
 

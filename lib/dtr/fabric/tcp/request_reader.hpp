@@ -50,6 +50,10 @@ class RequestReader {
 
   [[nodiscard]] bool said_goodbye() const noexcept { return said_goodbye_; }
 
+  /// Since answered() there was something else than messages.
+  [[nodiscard]] bool urgent() const noexcept { return urgent_; }
+  void answered() noexcept { urgent_ = false; }
+
   /// A payload is on its way into a region; while that takes long, look whether the region was revoked.
   [[nodiscard]] bool in_put() const noexcept { return putting_; }
 
@@ -76,6 +80,7 @@ class RequestReader {
   StreamReader stream_;
   bool blocked_ = false;
   bool said_goodbye_ = false;
+  bool urgent_ = false;
   const char* error_ = nullptr;
 
   bool gathering_ = false;  ///< a message that was not wholly there is being put together

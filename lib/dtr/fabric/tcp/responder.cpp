@@ -17,6 +17,8 @@ constexpr std::size_t kBytesAtOnce = 4 * 1024 * 1024;  // then it is the next pe
 constexpr std::int64_t kRevocationLook = 20'000'000;
 constexpr std::int64_t kSilenceLook = 250'000'000;
 constexpr int kGoodbyePatienceMs = 50;
+constexpr std::size_t kOwedBytes = 8 * 1024;  // far less than a sender has room for
+constexpr std::uint64_t kOwedMessages = 32;
 
 }  // namespace
 
@@ -80,11 +82,11 @@ void Responder::receive() noexcept {
                    "); its connection is closed");
     }
     if (peer_.inbound.shut_out.load(std::memory_order_relaxed)) return;
+    owed_bytes_ += static_cast<std::size_t>(n);
     budget -= std::min(budget, static_cast<std::size_t>(n));
     if (static_cast<std::size_t>(n) < room) break;  // the socket is empty
   }
-  replies_.acknowledge(peer_.inbound.processed);
-  pump();
+  answer();
   if (reader_.said_goodbye() && !peer_.left) {
     peer_.left = true;
     hub_.peer_down(peer_, Errc::peer_left, "it said goodbye");
@@ -94,6 +96,29 @@ void Responder::receive() noexcept {
   } else if (reader_.in_put()) {
     hub_.call_at(now_ns() + kRevocationLook);
   }
+}
+
+void Responder::answer() noexcept {
+  // A message's sender got its payload back when it posted, so it hears later: what the message brings about, most of
+  // all an answer to it, comes first. Its queue must not fill meanwhile.
+  if (!reader_.urgent() && !reader_.blocked() && owed_bytes_ < kOwedBytes &&
+      replies_.owed(peer_.inbound.processed) < kOwedMessages) {
+    if (!std::exchange(owes_, true)) hub_.settle_later(peer_);
+    return;
+  }
+  acknowledge();
+}
+
+void Responder::settle() noexcept {
+  owes_ = false;
+  acknowledge();
+}
+
+void Responder::acknowledge() noexcept {
+  owed_bytes_ = 0;
+  reader_.answered();
+  replies_.acknowledge(peer_.inbound.processed);
+  pump();
 }
 
 void Responder::pump() noexcept {

@@ -29,6 +29,9 @@ class Responder final : public Pollable {
   /// Returns when to look again.
   [[nodiscard]] std::int64_t on_time(std::int64_t now) noexcept;
 
+  /// Sends an acknowledgement that is owed.
+  void settle() noexcept;
+
   /// Tells the peer that this process leaves. Waits a moment if the socket is full.
   void say_goodbye() noexcept;
 
@@ -39,6 +42,8 @@ class Responder final : public Pollable {
 
  private:
   void receive() noexcept;
+  void answer() noexcept;
+  void acknowledge() noexcept;
   void pump() noexcept;
   void watch() noexcept;
   void lose(std::string why) noexcept;
@@ -53,6 +58,8 @@ class Responder final : public Pollable {
   SilenceWatch silence_;
   std::uint32_t watched_ = 0;
   bool write_blocked_ = false;
+  bool owes_ = false;           ///< settle() is called later
+  std::size_t owed_bytes_ = 0;  ///< received since the last acknowledgement
 };
 
 }  // namespace fabric::tcp

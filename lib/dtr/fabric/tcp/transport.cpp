@@ -15,6 +15,8 @@ namespace fabric::tcp {
 namespace {
 
 constexpr const char* kOperation = "open tcp";
+constexpr std::uint32_t kListenEvery = 64;
+constexpr std::uint32_t kQuietRounds = 8;
 
 Result<void> check(const TcpOptions& options) {
   const auto refuse = [](const std::string& what) { return fail(Errc::invalid_argument, what, kOperation); };
@@ -95,22 +97,43 @@ Result<std::unique_ptr<Channel>> TcpTransport::connect(PeerId peer, std::span<co
     initiator = std::make_shared<Initiator>(static_cast<Hub&>(*this), record, std::move(*decoded), deadline);
     record.channel = initiator;
   }
+  in_use_.store(true, std::memory_order_relaxed);
   auto channel = std::make_unique<TcpChannel>(initiator);
   initiator->start();
   return channel;
 }
 
 int TcpTransport::progress(int /*budget*/) noexcept {
-  asleep_.store(false, std::memory_order_relaxed);
+  const bool slept = asleep_.load(std::memory_order_relaxed);
+  if (slept) asleep_.store(false, std::memory_order_relaxed);
+  // Where all peers share the host nobody ever connects here: a system call among so many looks at their memory.
+  const bool unused = !in_use_.load(std::memory_order_relaxed) && next_call_.load(std::memory_order_relaxed) == kNever;
+  if (unused && !slept && ++rounds_ % kListenEvery != 0) return 0;
   std::array<epoll_event, 64> room;
   const auto ready = poller.poll(room);
   for (const epoll_event& event : ready) static_cast<Pollable*>(event.data.ptr)->on_ready(event.events);
-  if (const std::int64_t now = now_ns(); now >= next_call_.load(std::memory_order_relaxed)) on_time(now);
+  if (const std::int64_t when = next_call_.load(std::memory_order_relaxed); when != kNever) {
+    if (const std::int64_t now = now_ns(); now >= when) on_time(now);
+  }
+  if (!ready.empty()) {
+    quiet_rounds_ = 0;
+    in_use_.store(true, std::memory_order_relaxed);
+  } else if (!owing_.empty() && ++quiet_rounds_ >= kQuietRounds) {
+    settle();
+  }
   graveyard_.clear();
   return static_cast<int>(ready.size());
 }
 
+void TcpTransport::settle() noexcept {
+  for (PeerRecord* peer : owing_) {
+    if (peer->link != nullptr) peer->link->settle();
+  }
+  owing_.clear();
+}
+
 bool TcpTransport::prepare_sleep() noexcept {
+  settle();
   asleep_.store(true, std::memory_order_seq_cst);
   return true;  // level-triggered: what is there already keeps the descriptor readable
 }

@@ -48,6 +48,8 @@ class TcpTransport final : public Transport, private Hub {
   void admit(UniqueFd fd, const Hello& hello, const Endpoint& from) noexcept override;
   void link_lost(PeerRecord& peer, std::string why) noexcept override;
   void peer_down(PeerRecord& peer, Errc code, const std::string& why) noexcept override;
+  void settle_later(PeerRecord& peer) noexcept override { owing_.push_back(&peer); }
+  void settle() noexcept;
 
   [[nodiscard]] PeerRecord& record_of(PeerId peer);
   /// All records so far. Progress thread.
@@ -63,6 +65,10 @@ class TcpTransport final : public Transport, private Hub {
   std::vector<PeerRecord*> round_;                     ///< of everybody(), kept for its memory
   std::vector<std::unique_ptr<Responder>> graveyard_;  ///< closed, but perhaps still in a function of theirs
   std::vector<std::shared_ptr<Initiator>> retired_;    ///< as above; with mutex_
+  std::vector<PeerRecord*> owing_;                     ///< see settle_later
+  std::uint32_t quiet_rounds_ = 0;                     ///< since something was ready
+  std::uint32_t rounds_ = 0;
+  std::atomic<bool> in_use_{false};  ///< somebody has connected, or was dialed, since the start
   Lobby lobby_;
 };
 
