@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kOperation = "open tcp";
 constexpr std::uint32_t kListenEvery = 64;
-constexpr std::uint32_t kQuietRounds = 8;
+constexpr std::int64_t kSettleNs = 20'000;  // longer than the round trip of a ping-pong, shorter than people notice
 
 Result<void> check(const TcpOptions& options) {
   const auto refuse = [](const std::string& what) { return fail(Errc::invalid_argument, what, kOperation); };
@@ -112,13 +112,12 @@ int TcpTransport::progress(int /*budget*/) noexcept {
   std::array<epoll_event, 64> room;
   const auto ready = poller.poll(room);
   for (const epoll_event& event : ready) static_cast<Pollable*>(event.data.ptr)->on_ready(event.events);
-  if (const std::int64_t when = next_call_.load(std::memory_order_relaxed); when != kNever) {
-    if (const std::int64_t now = now_ns(); now >= when) on_time(now);
-  }
+  const std::int64_t now = now_ns();
+  if (now >= next_call_.load(std::memory_order_relaxed)) on_time(now);
   if (!ready.empty()) {
-    quiet_rounds_ = 0;
+    last_ready_ = now;
     in_use_.store(true, std::memory_order_relaxed);
-  } else if (!owing_.empty() && ++quiet_rounds_ >= kQuietRounds) {
+  } else if (!owing_.empty() && now - last_ready_ >= kSettleNs) {
     settle();
   }
   graveyard_.clear();

@@ -66,7 +66,7 @@ class TcpTransport final : public Transport, private Hub {
   std::vector<std::unique_ptr<Responder>> graveyard_;  ///< closed, but perhaps still in a function of theirs
   std::vector<std::shared_ptr<Initiator>> retired_;    ///< as above; with mutex_
   std::vector<PeerRecord*> owing_;                     ///< see settle_later
-  std::uint32_t quiet_rounds_ = 0;                     ///< since something was ready
+  std::int64_t last_ready_ = 0;                        ///< when a socket was ready last
   std::uint32_t rounds_ = 0;
   std::atomic<bool> in_use_{false};  ///< somebody has connected, or was dialed, since the start
   Lobby lobby_;
