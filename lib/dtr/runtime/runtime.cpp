@@ -255,26 +255,14 @@ Result<void> Runtime::barrier(BarrierOptions roles, Deadline deadline) {
                      operation);
   }
   if (fabric_->progress().in_progress()) return dtr::fail(Errc::would_deadlock, "called from a callback", operation);
-  std::vector<int> expected;
-  for (int rank = 0; rank < size_; ++rank) {
-    if (everyone || (rank < workers_) == roles.workers) expected.push_back(rank);
-  }
+  const Control::Members members{
+      .first = static_cast<fabric::PeerId>(everyone || roles.workers ? 0 : workers_),
+      .count = static_cast<std::uint32_t>(everyone ? size_ : (roles.workers ? workers_ : servers_))};
   const TraceSpan span(tracer_.get(), "barrier", "runtime");
   const Stopwatch watch;
-  const std::uint64_t round = control_->announce(operation, deadline);
-  Bootstrap& group = everyone ? *world_ : *role_group_;
-  auto met = group.barrier(deadline, [this]() -> Result<void> {
-    fabric_->progress().poll();
-    return check_peers();
-  });
-  if (met) {
-    barrier_ns_.record(static_cast<std::uint64_t>(watch.elapsed_ns()));
-    return met;
-  }
-  Error error = std::move(met.error());
-  error.operation = operation;
-  if (error.code == Errc::timed_out) error.message = "did not come: " + control_->missing(operation, round, expected);
-  return dtr::fail(std::move(error));
+  auto met = control_->barrier(everyone ? *world_ : *role_group_, members, operation, deadline);
+  if (met) barrier_ns_.record(static_cast<std::uint64_t>(watch.elapsed_ns()));
+  return met;
 }
 
 Result<std::vector<Bytes>> Runtime::allgather(std::string_view topic, std::span<const std::byte> mine,
@@ -345,22 +333,12 @@ Result<void> Runtime::finalize() {
 Result<void> Runtime::finalize(Deadline deadline) {
   if (fabric_->progress().in_progress()) return dtr::fail(Errc::would_deadlock, "called from a callback", "finalize");
   if (finalized_.exchange(true)) return {};
-  // Everybody first comes to the end, so that nobody's goodbye meets an open operation.
-  Result<void> outcome = check_peers();
-  if (outcome) {
-    const std::uint64_t round = control_->announce("finalize", deadline);
-    outcome = world_->barrier(deadline, [this]() -> Result<void> {
-      fabric_->progress().poll();
-      return check_peers();
-    });
-    if (!outcome && outcome.error().code == Errc::timed_out) {
-      std::vector<int> everyone(static_cast<std::size_t>(size_));
-      for (int rank = 0; rank < size_; ++rank) everyone[static_cast<std::size_t>(rank)] = rank;
-      outcome.error().message = "did not come: " + control_->missing("finalize", round, everyone);
-    }
-  }
-  const bool everyone_alive = outcome.has_value();
   control_->expect_goodbyes();
+  // Everybody first comes to the end, so that nobody's goodbye meets an open operation.
+  const Control::Members everyone{.first = 0, .count = static_cast<std::uint32_t>(size_)};
+  Result<void> outcome = control_->first_gone(everyone) ? dtr::fail(control_->why_gone(everyone, "finalize", deadline))
+                                                        : control_->barrier(*world_, everyone, "finalize", deadline);
+  const bool everyone_alive = outcome.has_value();
   if (auto stopped = fabric_->stop(deadline); !stopped && outcome) outcome = std::move(stopped);
   if (role_group_ != nullptr) {
     if (auto ended = role_group_->finalize(everyone_alive, deadline); !ended && outcome) outcome = std::move(ended);

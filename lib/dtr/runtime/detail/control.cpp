@@ -13,6 +13,8 @@ constexpr fabric::PeerId kRoot = 0;
 /// Longest message that a peer may make us assemble.
 constexpr std::uint64_t kLongestMessage = 1ULL << 30;
 constexpr auto kOutcomeGrace = std::chrono::milliseconds(200);
+/// Who leaves early mostly does so because of somebody's death, of which the word may take another way.
+constexpr auto kCauseGrace = std::chrono::seconds(1);
 constexpr auto kAnswerBound = std::chrono::milliseconds(500);
 
 std::string list_ranks(const std::vector<int>& ranks) {
@@ -60,13 +62,15 @@ void Runtime::Control::on_peer_down(fabric::PeerId peer, const Error& error) noe
     const std::lock_guard lock(mutex_);
     gone_.insert(peer);
     if (error.code == Errc::peer_left && ending_.load(std::memory_order_relaxed)) return;
-    if (error.code != Errc::peer_left && !first_failure_) first_failure_ = error;
+    if (error.code != Errc::peer_left && !first_failure_) {
+      first_failure_ = error;
+      failed_.store(true, std::memory_order_release);
+    }
     for (fabric::PeerId rank = fabric_.self(); rank != kRoot && !was_watcher;) {
       rank = (rank - 1) / kWatchWidth;
       was_watcher = rank == peer;
     }
   }
-  if (error.code == Errc::peer_left) return;
   spread_down(peer, error.code, error.message, peer);
   if (was_watcher) say_hello();  // to the next one up, so that this rank stays watched
 }
@@ -172,17 +176,17 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
         if (!in.ok()) break;
       }
       if (!in.ok()) break;
+      const Meeting meeting{std::move(topic), round};
       const std::lock_guard lock(mutex_);
-      outcomes_[{std::move(topic), round}] = std::move(all);
+      if (given_up_.erase(meeting) == 0) outcomes_[meeting] = std::move(all);
       return;
     }
     case Kind::question: {
       const auto number = in.value<std::uint64_t>();
       std::string topic = in.text();
       const auto round = in.value<std::uint64_t>();
-      std::vector<int> expected(std::min<std::uint32_t>(in.value<std::uint32_t>(), fabric_.size()));
-      for (int& rank : expected) rank = in.value<int>();
-      if (!in.ok()) break;
+      const auto expected = in.value<Members>();
+      if (!in.ok() || expected.first + std::uint64_t{expected.count} > fabric_.size()) break;
       const std::string text = missing_at_root({std::move(topic), round}, expected);
       return send(from, ByteWriter().value(Kind::answer).value(number).text(text).take(), message_timeout_);
     }
@@ -252,25 +256,42 @@ Result<std::vector<Bytes>> Runtime::Control::allgather(std::string_view topic, s
   };
   const auto settled = [&]() noexcept {
     if (arrived()) return true;
-    const std::lock_guard lock(mutex_);
-    return !gone_.empty();  // who is gone does not come any more
+    return first_gone(members).has_value();  // who is gone does not come any more
   };
   Errc outcome = fabric_.progress().wait(settled, deadline);
-  if (outcome == Errc::ok && !all) {
+  const bool somebody_gone = outcome == Errc::ok && !all;
+  if (somebody_gone) {
     // It may have come before it went, with the outcome still on its way.
-    const auto grace = std::min<Deadline::Clock::duration>(deadline.left(), kOutcomeGrace);
-    outcome = fabric_.progress().wait(arrived, grace);
-    if (outcome != Errc::ok) {
-      const std::lock_guard lock(mutex_);
-      return dtr::fail(fabric_.peer_error(*gone_.begin(), operation));
-    }
+    outcome = fabric_.progress().wait(arrived, std::min<Deadline::Clock::duration>(deadline.left(), kOutcomeGrace));
   }
   if (all) return std::move(*all);
+  {
+    const std::lock_guard lock(mutex_);
+    if (outcomes_.erase(meeting) == 0) given_up_.insert(meeting);
+  }
   if (outcome == Errc::would_deadlock) return dtr::fail(outcome, "called from a callback", operation);
-  std::vector<int> everyone(members.count);
-  for (std::size_t i = 0; i < everyone.size(); ++i) everyone[i] = static_cast<int>(members.first + i);
-  return dtr::fail(Errc::timed_out, "did not come: " + missing(topic, meeting.second, everyone, members.first),
+  if (somebody_gone) return dtr::fail(why_gone(members, operation, deadline));
+  return dtr::fail(Errc::timed_out, "did not come: " + missing(topic, meeting.second, members, members.first),
                    operation);
+}
+
+Result<void> Runtime::Control::barrier(Bootstrap& group, Members members, const std::string& operation,
+                                       Deadline deadline) {
+  const std::uint64_t round = announce(operation, deadline);
+  std::optional<Deadline> patience;
+  auto met = group.barrier(deadline, [&]() -> Result<void> {
+    fabric_.progress().poll();
+    const auto gone = first_gone(members);
+    if (!gone) return {};
+    // Who left in good order may have come before; then the barrier ends here too in a moment.
+    if (!patience) patience = Deadline(kOutcomeGrace);
+    if (fabric_.peer_state(*gone) == Errc::peer_left && !patience->passed()) return {};
+    return dtr::fail(why_gone(members, operation, deadline));
+  });
+  if (met) return met;
+  met.error().operation = operation;
+  if (met.error().code == Errc::timed_out) met.error().message = "did not come: " + missing(operation, round, members);
+  return met;
 }
 
 std::uint64_t Runtime::Control::announce(std::string_view topic, Deadline deadline) {
@@ -283,12 +304,12 @@ std::uint64_t Runtime::Control::announce(std::string_view topic, Deadline deadli
   return round;
 }
 
-std::string Runtime::Control::missing_at_root(const Meeting& meeting, const std::vector<int>& expected) const {
+std::string Runtime::Control::missing_at_root(const Meeting& meeting, Members expected) const {
   const std::lock_guard lock(mutex_);
   std::vector<int> absent;
   const auto contributions = contributions_.find(meeting);
   const auto arrivals = arrivals_.find(meeting);
-  for (const int rank : expected) {
+  for (int rank = static_cast<int>(expected.first); rank < static_cast<int>(expected.first + expected.count); ++rank) {
     const bool contributed = contributions != contributions_.end() && contributions->second.contains(rank);
     const bool arrived = arrivals != arrivals_.end() && arrivals->second.contains(rank);
     if (!contributed && !arrived) absent.push_back(rank);
@@ -296,7 +317,7 @@ std::string Runtime::Control::missing_at_root(const Meeting& meeting, const std:
   return absent.empty() ? "nobody (all came too late)" : list_ranks(absent);
 }
 
-std::string Runtime::Control::missing(std::string_view topic, std::uint64_t round, const std::vector<int>& expected,
+std::string Runtime::Control::missing(std::string_view topic, std::uint64_t round, Members expected,
                                       fabric::PeerId root) {
   if (fabric_.self() == root) return missing_at_root({std::string(topic), round}, expected);
   std::uint64_t number = 0;
@@ -305,8 +326,7 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
     number = next_question_++;
   }
   ByteWriter out;
-  out.value(Kind::question).value(number).text(topic).value(round).value(static_cast<std::uint32_t>(expected.size()));
-  for (const int rank : expected) out.value(rank);
+  out.value(Kind::question).value(number).text(topic).value(round).value(expected);
   send(root, out.take(), kAnswerBound);
   std::optional<std::string> answer;
   const auto answered = [&]() noexcept {
@@ -322,6 +342,22 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
     return "unknown, rank " + std::to_string(root) + " does not answer";
   }
   return *answer;
+}
+
+std::optional<fabric::PeerId> Runtime::Control::first_gone(Members members) const noexcept {
+  const std::lock_guard lock(mutex_);
+  const auto found = gone_.lower_bound(members.first);
+  if (found == gone_.end() || *found >= members.first + members.count) return std::nullopt;
+  return *found;
+}
+
+Error Runtime::Control::why_gone(Members members, const std::string& operation, Deadline deadline) {
+  const auto explained = [&]() noexcept { return failed_.load(std::memory_order_acquire); };
+  const auto grace = std::min<Deadline::Clock::duration>(deadline.left(), kCauseGrace);
+  static_cast<void>(fabric_.progress().wait(explained, grace));
+  Error error = first_failure().value_or(fabric_.peer_error(first_gone(members).value_or(members.first), {}));
+  error.operation = operation;
+  return error;
 }
 
 std::optional<Error> Runtime::Control::first_failure() const {

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "dtr/bootstrap/bootstrap.hpp"
 #include "dtr/fabric/fabric.hpp"
 #include "dtr/runtime/group.hpp"
 #include "dtr/runtime/runtime.hpp"
@@ -40,15 +41,18 @@ class Runtime::Control final : public fabric::PortHandler {
   [[nodiscard]] Result<std::vector<Bytes>> allgather(std::string_view topic, std::span<const std::byte> mine,
                                                      Members members, Deadline deadline);
 
-  /// Tells rank 0 that this rank came to the next meeting of a topic. Returns its number.
-  std::uint64_t announce(std::string_view topic, Deadline deadline);
-
-  /// "ranks 2, 5": those of `expected` that `root` has not seen at a meeting; asks it if it is another rank.
-  [[nodiscard]] std::string missing(std::string_view topic, std::uint64_t round, const std::vector<int>& expected,
-                                    fabric::PeerId root = 0);
+  /// A barrier of `group`, which is made of `members`: ends early when one of them is gone, and names who is missing.
+  [[nodiscard]] Result<void> barrier(Bootstrap& group, Members members, const std::string& operation,
+                                     Deadline deadline);
 
   /// The first peer that died, if any. Those that left in good order do not count.
   [[nodiscard]] std::optional<Error> first_failure() const;
+
+  /// A member that is dead or has left, if any.
+  [[nodiscard]] std::optional<fabric::PeerId> first_gone(Members members) const noexcept;
+
+  /// After a member has gone: the death behind it if one becomes known soon, else that it left.
+  [[nodiscard]] Error why_gone(Members members, const std::string& operation, Deadline deadline);
 
   /// From here on peers leave because the job ends.
   void expect_goodbyes() noexcept { ending_.store(true, std::memory_order_relaxed); }
@@ -78,13 +82,19 @@ class Runtime::Control final : public fabric::PortHandler {
   void spread_down(fabric::PeerId dead, Errc code, std::string_view why, fabric::PeerId except) noexcept;
   [[nodiscard]] std::optional<fabric::PeerId> watcher() const noexcept;
   void say_hello() noexcept;
-  [[nodiscard]] std::string missing_at_root(const Meeting& meeting, const std::vector<int>& expected) const;
+  /// Tells rank 0 that this rank came to the next meeting of a topic. Returns its number.
+  std::uint64_t announce(std::string_view topic, Deadline deadline);
+  /// "ranks 2, 5": those of `expected` that `root` has not seen at a meeting; asks it if it is another rank.
+  [[nodiscard]] std::string missing(std::string_view topic, std::uint64_t round, Members expected,
+                                    fabric::PeerId root = 0);
+  [[nodiscard]] std::string missing_at_root(const Meeting& meeting, Members expected) const;
 
   fabric::Fabric& fabric_;
   std::chrono::milliseconds message_timeout_;
   std::size_t fragment_bytes_;
   bool open_ = false;
   std::atomic<bool> ending_{false};
+  std::atomic<bool> failed_{false};  ///< first_failure_ is set
 
   mutable std::mutex mutex_;
   std::uint64_t next_message_ = 0;
@@ -93,6 +103,7 @@ class Runtime::Control final : public fabric::PortHandler {
   std::map<Meeting, std::map<int, Bytes>> contributions_;     ///< at the first member
   std::map<Meeting, std::set<int>> arrivals_;                 ///< at the first member
   std::map<Meeting, std::vector<Bytes>> outcomes_;
+  std::set<Meeting> given_up_;  ///< outcomes that nobody waits for any more
   std::map<std::uint64_t, std::string> answers_;
   std::uint64_t next_question_ = 0;
   std::optional<Error> first_failure_;
