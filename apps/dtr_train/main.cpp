@@ -1,10 +1,12 @@
 // dtr_train: trains an image classifier on several ranks. Workers compute, servers sum, checkpoints survive a crash.
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "dtr/base/bytes.hpp"
 #include "dtr/base/file.hpp"
 #include "dtr/pushpull/reducer.hpp"
 #include "job.hpp"
@@ -30,6 +32,9 @@ namespace {
 
 using dtr::train::Options;
 using dtr::train::Summary;
+
+constexpr std::chrono::seconds kEnd = std::chrono::minutes(2);  ///< from the last step of a server to worker 0's test
+constexpr std::chrono::seconds kFarewell{3};
 
 /// What the signal handler of this program reaches.
 std::atomic<dtr::Runtime*> running{nullptr};
@@ -66,6 +71,22 @@ dtr::Result<void> run(dtr::Runtime& rt, const Options& options) {
   return options.json.empty() ? dtr::Result<void>{} : dtr::train::write_json(options.json, *summary);
 }
 
+/// A job ends well on every rank or on none: a server learns here that the workers could not read their data.
+dtr::Result<void> end_together(dtr::Runtime& rt, dtr::Result<void> mine, dtr::Deadline deadline) {
+  dtr::ByteWriter words;
+  words.value(mine ? dtr::Errc::ok : mine.error().code).text(mine ? "" : mine.error().to_string());
+  const auto all = rt.allgather("dtr_train ends", words.view(), deadline);
+  // A death is the cause of what else went wrong.
+  if (!all && (mine || all.error().code == dtr::Errc::peer_failed)) return dtr::fail(all.error());
+  if (!mine) return mine;
+  for (std::size_t rank = 0; rank < all->size(); ++rank) {
+    dtr::ByteReader in((*all)[rank]);
+    const auto code = in.value<dtr::Errc>();
+    if (code != dtr::Errc::ok) return dtr::fail(code, in.text(), "training", static_cast<int>(rank));
+  }
+  return {};
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -92,12 +113,15 @@ int main(int argc, char** argv) {
     dtr::Runtime rt({.servers = options.servers});
     running = &rt;
     install_handler();
-    const auto done = run(rt, options);
-    const auto ended = rt.finalize();
+    auto done = run(rt, options);
+    const bool failed = !done;
+    // Who fails does not wait long for ranks that may hang.
+    done = end_together(rt, std::move(done), failed ? kFarewell : kEnd);
+    const auto ended = failed ? rt.finalize(kFarewell) : rt.finalize();
     running = nullptr;
     if (!done) return rt.fail(done.error());
     if (!ended) return rt.fail(ended.error());
-  } catch (const dtr::Exception& e) {
+  } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;
   }

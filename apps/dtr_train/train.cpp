@@ -19,7 +19,6 @@ namespace dtr::train {
 
 namespace {
 
-constexpr auto kBound = std::chrono::minutes(2);
 constexpr float kMomentum = 0.9F;
 constexpr std::size_t kChunks = 16;      ///< keys: enough to spread over servers, few enough to stay large
 constexpr std::size_t kLineFloats = 16;  ///< chunks begin on cache lines
@@ -29,7 +28,8 @@ constexpr const char* kDataset = "fashion-mnist/train";
 class GradientExchange {
  public:
   GradientExchange(Runtime& rt, std::size_t parameters)
-      : parameters_(parameters),
+      : rt_(rt),
+        parameters_(parameters),
         chunk_(((parameters + 2) / kChunks + kLineFloats) / kLineFloats * kLineFloats),
         mine_(value_or_throw(rt.allocate(kChunks * chunk_ * sizeof(float)))),
         sum_(value_or_throw(rt.allocate(kChunks * chunk_ * sizeof(float)))),
@@ -52,12 +52,13 @@ class GradientExchange {
     all(mine_)[parameters_ + 1] = stop ? 1.0F : 0.0F;
     auto round = worker_.push_pull(round_);
     if (!round) return fail(std::move(round.error()));
-    return worker_.wait(*round);
+    return worker_.wait(*round, rt_.operation_timeout());
   }
 
  private:
   static std::span<float> all(const Buffer& buffer) { return buffer.as<float>(); }
 
+  Runtime& rt_;
   std::size_t parameters_;
   std::size_t chunk_;
   Buffer mine_;
@@ -93,13 +94,15 @@ class Training {
       checkpoints_.emplace(
           *workers_,
           CheckpointOptions{.path = options.checkpoint_dir,
-                            .keep_last_n = static_cast<std::uint64_t>(rt.config().integer("checkpoint.keep_last_n"))});
+                            .keep_last_n = static_cast<std::uint64_t>(rt.config().integer("checkpoint.keep_last_n")),
+                            .save_timeout = rt.operation_timeout(),
+                            .close_timeout = rt.operation_timeout()});
     }
   }
 
   Result<Summary> run() {
+    GradientExchange exchange(rt_, shape_.parameters());  // first: its end tells the servers that this worker ends
     if (auto ready = prepare(); !ready) return fail(std::move(ready.error()));
-    GradientExchange exchange(rt_, shape_.parameters());
     const std::int64_t start = monotonic_ns();
     auto trained = loop(exchange);
     if (!trained) return fail(std::move(trained.error()));
@@ -124,7 +127,7 @@ class Training {
                      .seed = options_.seed,
                      .unit = ShardUnit::sample,
                      .tail = TailPolicy::drop};
-    if (auto registered = registry_.register_dataset(info, kBound); !registered) return registered;
+    if (auto registered = registry_.register_dataset(info, rt_.operation_timeout()); !registered) return registered;
     auto files = open_mnist(options_.data, MnistPart::train);
     if (!files) return fail(std::move(files.error()));
     readers_ = {files->images, files->labels};
@@ -136,7 +139,7 @@ class Training {
 
   Result<void> resume() {
     if (!checkpoints_) return fail(Errc::invalid_argument, "--resume needs --checkpoint-dir", "dtr_train");
-    const auto loaded = checkpoints_->load_latest(kBound);
+    const auto loaded = checkpoints_->load_latest(rt_.operation_timeout());
     if (!loaded) {
       if (loaded.error().code != Errc::not_found && loaded.error().code != Errc::corrupt) return fail(loaded.error());
       say("no checkpoint to resume from (" + loaded.error().message + "); starting at step 0");
@@ -192,7 +195,7 @@ class Training {
 
   Result<SampleBatch> next_batch(BatchLoader& loader) {
     const Timed timed(summary_.data_seconds);
-    return loader.next(kBound);
+    return loader.next(rt_.operation_timeout());
   }
 
   Result<void> take_step(GradientExchange& exchange, const BatchLoader& loader, const SampleBatch& batch,
@@ -240,7 +243,7 @@ class Training {
 
   Result<void> finish_save() {
     if (!ticket_) return {};
-    auto saved = ticket_->wait(kBound);
+    auto saved = ticket_->wait(rt_.operation_timeout());
     ticket_.reset();
     // A resumed run may come to a step that was saved before the crash but not chosen by all: that is fine.
     if (!saved && saved.error().code == Errc::already_exists) return {};
@@ -259,7 +262,8 @@ class Training {
     }
     std::string mine = summary_.parameter_digest;
     for (const std::string& path : paths) mine += "," + path;
-    const auto all = workers_->allgather("conclude", std::as_bytes(std::span(mine.data(), mine.size())), kBound);
+    const auto all =
+        workers_->allgather("conclude", std::as_bytes(std::span(mine.data(), mine.size())), rt_.operation_timeout());
     if (!all) return fail(all.error());
     for (std::size_t w = 0; w < all->size(); ++w) {
       const std::string theirs(reinterpret_cast<const char*>((*all)[w].data()), (*all)[w].size());
