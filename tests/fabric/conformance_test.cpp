@@ -522,15 +522,18 @@ TEST_P(ConformanceTest, CancelledRequestsEndOnce) {
 }
 
 TEST_P(ConformanceTest, DescriptorsAndRegionsDoNotLeak) {
-  { World warm_up(GetParam()); }
-  const std::size_t before = open_descriptors();
-  for (int round = 0; round < 5; ++round) {
+  const auto use_and_end_a_world = [this] {
     World world(GetParam());
     Memory source = make(world.initiator(), 4096);
     Memory sink = make(world.target(), 4096);
     ASSERT_TRUE(run(world, {WorkRequest::put({source.region(), 0}, {import(world, sink), 0}, 4096, nullptr)}));
-  }
-  EXPECT_EQ(open_descriptors(), before);
+  };
+  use_and_end_a_world();
+  const std::size_t before = open_descriptors();
+  constexpr int kRounds = 12;
+  constexpr std::size_t kKept = 2;  // a thread keeps what it last used until its next transfer
+  for (int round = 0; round < kRounds; ++round) use_and_end_a_world();
+  EXPECT_LE(open_descriptors(), before + kKept);
 }
 
 // --- what needs another process or rank; loopback has none ---

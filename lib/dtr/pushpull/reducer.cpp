@@ -1,220 +1,127 @@
 #include "dtr/pushpull/reducer.hpp"
 
-#include <algorithm>
-#include <array>
-#include <condition_variable>
+#include <atomic>
+#include <exception>
 #include <mutex>
-#include <unordered_map>
+#include <optional>
 
 #include "dtr/base/log.hpp"
-#include "dtr/base/thread.hpp"
+#include "dtr/pushpull/detail/one_thread.hpp"
+#include "dtr/pushpull/detail/reduction.hpp"
+#include "dtr/pushpull/detail/server_core.hpp"
 
 namespace dtr::inline v0 {
 
 namespace {
 
-/// While nobody pushes, the serving thread looks this often whether it shall stop.
-constexpr auto kIdle = std::chrono::milliseconds(500);
-/// Sums stay in the first-level cache while the tensors stream by.
-constexpr std::size_t kBlock = 4096;
-
-/// to = ((from[0] + from[1]) + from[2]) + ..., element by element.
-void sum_in_order(std::span<float> to, std::span<const std::span<const float>> from) noexcept {
-  for (std::size_t at = 0; at < to.size(); at += kBlock) {
-    const std::size_t count = std::min(kBlock, to.size() - at);
-    float* __restrict sum = to.data() + at;
-    std::copy_n(from[0].data() + at, count, sum);
-    for (std::size_t w = 1; w < from.size(); ++w) {
-      const float* __restrict next = from[w].data() + at;
-      for (std::size_t i = 0; i < count; ++i) sum[i] += next[i];
-    }
-  }
-}
+constexpr const char* kOperation = "reduce";
+constexpr auto kGoodbyeBound = std::chrono::seconds(2);
 
 }  // namespace
 
-class Reducer::Machine {
- public:
-  Machine(Runtime& runtime, const ReducerOptions& options) : rt_(runtime), server_(runtime, {.group = options.group}) {}
-
-  ~Machine() {
-    thread_ = Thread();
-    for (auto& set : sets_) static_cast<void>(release(set));
+struct Reducer::State {
+  State(Runtime& rt, const ReducerOptions& options)
+      : runtime(rt), core(rt, options.group, kOperation), reduction(core, rt.metrics()) {}
+  ~State() {
+    if (!started || !core.check_fork()) return;
+    core.fabric().progress().exclusively([this] { core.on_news({}); });
   }
 
-  Result<void> serve(const std::stop_token& stop) {
-    while (!stop.stop_requested()) {
-      auto batch = server_.get_batch(kIdle);
-      if (batch) {
-        if (auto answered = reduce(*batch); !answered) return give_up(std::move(answered.error()));
-        rounds_.fetch_add(1, std::memory_order_relaxed);
-      } else if (batch.error().code == Errc::closed) {
-        return drain();
-      } else if (batch.error().code != Errc::timed_out) {
-        return give_up(std::move(batch.error()));
-      }
-    }
-    return fail(Errc::cancelled, "the Reducer was stopped", "serve");
-  }
-
-  Result<void> start() {
-    if (thread_.joinable()) return fail(Errc::already_exists, "the Reducer serves already", "start");
+  /// Does what is there; on progress after start, else on the server's thread.
+  void work() noexcept {
+    Result<void> outcome;
     try {
-      thread_ = Thread(
-          [this](const std::stop_token& stop) {
-            auto result = serve(stop);
-            const std::lock_guard lock(mutex_);
-            outcome_ = std::move(result);
-            ended_.notify_all();
-          },
-          {.name = "dtr-reducer", .cpus = {}, .on_failure = {}});
-    } catch (const Exception& e) {
-      return fail(e.error());
+      outcome = reduction.work();
+    } catch (const std::exception& e) {
+      outcome = fail(Errc::resource_exhausted, e.what(), kOperation, runtime.rank());
+      core.break_all(outcome.error());
     }
-    return {};
+    const std::lock_guard lock(mutex);
+    if (!outcome && !failure) failure = outcome.error();
+    sessions.store(reduction.sessions(), std::memory_order_release);
+    failed.store(failure.has_value(), std::memory_order_release);
   }
 
-  Result<void> join(Deadline deadline) {
-    std::unique_lock lock(mutex_);
-    if (!ended_.wait_until(lock, deadline.at(), [&] { return outcome_.has_value(); })) {
-      return fail(Errc::timed_out, "the Reducer still serves", "join");
-    }
-    return *outcome_;
+  [[nodiscard]] bool over() const noexcept {
+    return failed.load(std::memory_order_acquire) || sessions.load(std::memory_order_acquire) > served;
   }
 
-  [[nodiscard]] std::uint64_t rounds() const noexcept { return rounds_.load(std::memory_order_relaxed); }
+  /// No Worker is there that could still want something.
+  [[nodiscard]] bool alone() noexcept { return failed.load(std::memory_order_acquire) || !core.anyone_present(); }
 
- private:
-  /// The sums of one round, until all workers have them.
-  struct Set {
-    std::unordered_map<Key, Buffer> sums;
-    std::vector<std::unique_ptr<fabric::Completion>> sent;  ///< by worker
-  };
-
-  /// Waits until a set's last answers are out of this process.
-  Result<void> release(Set& set) {
-    for (std::size_t w = 0; w < set.sent.size(); ++w) {
-      const auto peer = static_cast<fabric::PeerId>(rt_.worker_rank(static_cast<int>(w)));
-      auto done = rt_.fabric().wait(*set.sent[w], peer, "respond", rt_.operation_timeout());
-      if (done) continue;
-      if (!set.sent[w]->done()) {
-        rt_.fabric().cancel(peer, *set.sent[w]);
-        static_cast<void>(rt_.fabric().quiesce(peer, rt_.operation_timeout(), true));
-      }
-      return done;
+  [[nodiscard]] Result<void> outcome(Errc waited) {
+    if (waited == Errc::would_deadlock) return fail(waited, "called from a callback", kOperation);
+    {
+      const std::lock_guard lock(mutex);
+      if (failure) return fail(*failure);
     }
-    return {};
-  }
-
-  Result<void> check(const std::vector<Request>& batch) const {
-    const Request& first = batch.front();
-    for (const Request& other : batch) {
-      const auto differ = [&](const std::string& what) {
-        return fail(Errc::invalid_argument,
-                    what + " at worker rank " + std::to_string(rt_.worker_rank(first.worker)) + " and rank " +
-                        std::to_string(rt_.worker_rank(other.worker)),
-                    "push_pull");
-      };
-      if (other.pushes.size() != first.pushes.size()) {
-        return differ("the round has " + std::to_string(first.pushes.size()) + " and " +
-                      std::to_string(other.pushes.size()) + " pushes");
-      }
-      for (std::size_t i = 0; i < first.pushes.size(); ++i) {
-        const auto& a = first.pushes[i];
-        const auto& b = other.pushes[i];
-        if (a.key != b.key)
-          return differ("push " + std::to_string(i) + " is key " + std::to_string(a.key) + " and key " +
-                        std::to_string(b.key));
-        if (a.bytes.size() != b.bytes.size()) {
-          return differ("key " + std::to_string(a.key) + " has " + std::to_string(a.bytes.size()) + " and " +
-                        std::to_string(b.bytes.size()) + " bytes");
-        }
-        if (a.bytes.size() % sizeof(float) != 0) {
-          return differ("key " + std::to_string(a.key) + " is no row of f32, with " + std::to_string(a.bytes.size()) +
-                        " bytes");
-        }
-      }
-      for (const auto& pull : other.pulls) {
-        const auto pushed = std::find_if(first.pushes.begin(), first.pushes.end(),
-                                         [&](const auto& push) { return push.key == pull.key; });
-        if (pushed == first.pushes.end()) return differ("key " + std::to_string(pull.key) + " is pulled, not pushed,");
-        if (pushed->bytes.size() != pull.bytes) {
-          return differ("key " + std::to_string(pull.key) + " is pushed with " + std::to_string(pushed->bytes.size()) +
-                        " and pulled with " + std::to_string(pull.bytes) + " bytes");
-        }
-      }
-    }
-    return {};
-  }
-
-  Result<void> reduce(const std::vector<Request>& batch) {
-    if (auto fits = check(batch); !fits) {
-      for (const Request& request : batch) static_cast<void>(server_.refuse(request, fits.error()));
+    if (waited == Errc::ok) {
+      ++served;
       return {};
     }
-    // Two sets in turn: one is summed into while the other is still on its way out.
-    Set& set = sets_[rounds_.load(std::memory_order_relaxed) % sets_.size()];
-    if (auto released = release(set); !released) return released;
-    set.sent.resize(batch.size());
-    for (auto& sent : set.sent) {
-      if (sent == nullptr) sent = std::make_unique<fabric::Completion>();
-      sent->reset();
+    std::string late;
+    for (int worker = 0; worker < core.workers(); ++worker) {
+      if (core.standing(worker).sessions > served) continue;
+      late += (late.empty() ? "rank " : ", ") + std::to_string(core.rank_of(worker));
     }
-    std::vector<std::span<const float>> terms(batch.size());
-    for (std::size_t i = 0; i < batch.front().pushes.size(); ++i) {
-      const auto& push = batch.front().pushes[i];
-      Buffer& sum = set.sums[push.key];
-      if (sum.size() != push.bytes.size()) {
-        sum.reset();
-        auto memory = rt_.allocate(push.bytes.size());
-        if (!memory) return fail(std::move(memory.error()));
-        sum = std::move(*memory);
-      }
-      for (std::size_t w = 0; w < batch.size(); ++w) terms[w] = batch[w].pushes[i].as<float>();
-      sum_in_order(sum.as<float>(), terms);
-    }
-    std::vector<ConstTensor> answers;
-    for (std::size_t w = 0; w < batch.size(); ++w) {
-      answers.clear();
-      for (const auto& pull : batch[w].pulls) answers.emplace_back(set.sums[pull.key]);
-      if (auto sent = server_.respond(batch[w], answers, *set.sent[w]); !sent) return sent;
-    }
-    return {};
+    return fail(Errc::timed_out, "still at work: " + late, kOperation);
   }
 
-  Result<void> drain() {
-    for (Set& set : sets_) {
-      if (auto released = release(set); !released) return released;
-    }
-    return {};
-  }
-
-  Result<void> give_up(Error error) {
-    server_.fail_all(error);
-    error.operation = "serve";
-    return fail(std::move(error));
-  }
-
-  Runtime& rt_;
-  Server server_;
-  std::array<Set, 2> sets_;
-  std::atomic<std::uint64_t> rounds_{0};
-  std::mutex mutex_;
-  std::condition_variable ended_;
-  std::optional<Result<void>> outcome_;
-  Thread thread_;
+  Runtime& runtime;
+  pushpull::ServerCore core;
+  pushpull::Reduction reduction;
+  pushpull::OneThread door;
+  bool started = false;
+  std::uint64_t served = 0;  ///< sessions of all workers that serve or join has seen end
+  std::atomic<std::uint64_t> sessions{0};
+  std::atomic<bool> failed{false};
+  std::mutex mutex;
+  std::optional<Error> failure;
 };
 
-Reducer::Reducer(Runtime& runtime, ReducerOptions options) : machine_(std::make_unique<Machine>(runtime, options)) {}
+Reducer::Reducer(Runtime& runtime, const ReducerOptions& options) : state_(std::make_unique<State>(runtime, options)) {
+  state_->core.start();
+}
 
-Reducer::~Reducer() = default;
+Reducer::~Reducer() {
+  if (!state_->started || !state_->core.check_fork()) return;
+  static_cast<void>(state_->core.fabric().progress().wait([&]() noexcept { return state_->alone(); }, kGoodbyeBound));
+}
 
-Result<void> Reducer::serve() { return machine_->serve({}); }
+Result<void> Reducer::serve(Deadline deadline) {
+  State& state = *state_;
+  const pushpull::OneThread::Visit visit(state.door);
+  if (auto good = visit.check(kOperation); !good) return good;
+  if (auto good = state.core.check_fork(); !good) return good;
+  if (state.started) return fail(Errc::already_exists, "it serves already since start(): use join()", kOperation);
+  Errc waited = Errc::ok;
+  while (!state.over() && waited == Errc::ok) {
+    waited = state.core.fabric().progress().wait([&]() noexcept { return state.core.has_news(); }, deadline);
+    state.work();
+  }
+  return state.outcome(state.over() ? Errc::ok : waited);
+}
 
-Result<void> Reducer::start() { return machine_->start(); }
+Result<void> Reducer::start() {
+  State& state = *state_;
+  const pushpull::OneThread::Visit visit(state.door);
+  if (auto good = visit.check(kOperation); !good) return good;
+  if (auto good = state.core.check_fork(); !good) return good;
+  if (std::exchange(state.started, true)) return fail(Errc::already_exists, "started already", kOperation);
+  state.core.fabric().progress().exclusively([&] {
+    state.core.on_news([&state] { state.work(); });
+    state.work();
+  });
+  return {};
+}
 
-Result<void> Reducer::join(Deadline deadline) { return machine_->join(deadline); }
-
-std::uint64_t Reducer::rounds() const noexcept { return machine_->rounds(); }
+Result<void> Reducer::join(Deadline deadline) {
+  State& state = *state_;
+  const pushpull::OneThread::Visit visit(state.door);
+  if (auto good = visit.check(kOperation); !good) return good;
+  if (auto good = state.core.check_fork(); !good) return good;
+  if (!state.started) return fail(Errc::invalid_argument, "start() was not called", kOperation);
+  return state.outcome(state.core.fabric().progress().wait([&]() noexcept { return state.over(); }, deadline));
+}
 
 }  // namespace dtr::inline v0

@@ -1,47 +1,51 @@
-// A server that sums what the workers push and answers all of them with the sums.
+// A server that sums: each key of a round from all workers, in the order of their ranks, and answers everybody.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
 
-#include "dtr/pushpull/server.hpp"
+#include "dtr/base/deadline.hpp"
+#include "dtr/base/error.hpp"
+#include "dtr/runtime/runtime.hpp"
 
 namespace dtr::inline v0 {
 
 enum class ReduceOp : std::uint8_t { sum };
 
 struct ReducerOptions {
+  int group = 0;  ///< as in WorkerOptions
   ReduceOp op = ReduceOp::sum;
-  int group = 0;
 };
 
-/// Adds f32 tensors in worker order, ((w0 + w1) + w2) + ...: the same bits whatever the order of arrival, the
-/// transport, and the number of servers. Every worker pushes the same keys with the same sizes in its n-th round, and
-/// may pull any of them.
+/// The answer to a key is ((w0 + w1) + w2) + ... over the workers that push it in this round, in rank order: the same
+/// bits whatever arrives first, over any transport, with any number of servers. Elements f32, f64, i32, i64 are added
+/// as they are; f16 and bf16 in f32, rounded once at the end. Every worker lists a key of the round, to push, to pull
+/// or both; else those that do get an Error that names who does not. One thread at a time; must end before its Runtime.
 class Reducer {
  public:
-  /// Throws Exception: as Server.
-  explicit Reducer(Runtime& runtime, ReducerOptions options = {});
-  /// Stops a serving thread; the workers' open rounds then end with `closed`.
+  /// From now on workers can bind their keys. Throws Exception: invalid_argument (not a server), out_of_range (group),
+  /// already_exists (the group has a Server or Reducer in this Runtime).
+  explicit Reducer(Runtime& runtime, const ReducerOptions& options = {});
+  /// After start: waits for the workers' goodbyes (2 s at most). Rounds that are open then end with `closed`.
   ~Reducer();
   Reducer(const Reducer&) = delete;
   Reducer& operator=(const Reducer&) = delete;
 
-  /// Serves until every worker has said goodbye. Errors: peer_failed and peer_left (naming the worker; the other
-  /// workers' rounds have got the same Error), resource_exhausted. A round whose tensors do not fit together is
-  /// refused at all workers, naming key and sizes, and serving goes on.
-  [[nodiscard]] Result<void> serve();
+  /// Serves on this thread until every worker has ended its Worker. Called again, it serves their next Workers.
+  /// Errors: peer_failed (a worker died: the others have been told, nothing is served any more), timed_out.
+  [[nodiscard]] Result<void> serve(Deadline deadline = std::chrono::hours(24 * 365));
 
-  /// Serves on a thread of its own, for ranks that are worker and server at once.
+  /// Serves beside whatever this rank does: sums are made by progress, that is by the progress thread or by whoever
+  /// waits in this process. For ranks that are workers too. Errors: already_exists.
   [[nodiscard]] Result<void> start();
-  /// The outcome of start()'s thread; waits for it. Errors also: timed_out.
+
+  /// After start: returns when every worker has ended its Worker. Errors: as serve.
   [[nodiscard]] Result<void> join(Deadline deadline);
 
-  /// Rounds answered so far.
-  [[nodiscard]] std::uint64_t rounds() const noexcept;
-
  private:
-  class Machine;
-  std::unique_ptr<Machine> machine_;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace dtr::inline v0

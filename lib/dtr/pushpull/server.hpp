@@ -1,7 +1,8 @@
-// The server's side of push_pull: rounds of the workers come in, their answers go out.
+// The server's side of push_pull, for servers that do something of their own with what workers push.
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -9,81 +10,102 @@
 
 #include "dtr/base/deadline.hpp"
 #include "dtr/base/error.hpp"
-#include "dtr/fabric/completion.hpp"
-#include "dtr/pushpull/tensor.hpp"
+#include "dtr/pushpull/views.hpp"
 #include "dtr/runtime/runtime.hpp"
 
 namespace dtr::inline v0 {
 
 struct ServerOptions {
-  int group = 0;
+  int group = 0;  ///< as in WorkerOptions
 };
 
-/// A worker's round as the server sees it. The pushed tensors are views of the receive slots: valid until the request
-/// is answered.
+/// Names a request until it has been answered.
+struct RequestHandle {
+  std::uint64_t id = 0;
+
+  friend bool operator==(const RequestHandle&, const RequestHandle&) = default;
+};
+
+/// What a worker pushed, where it landed: no copy was made. Valid until the request is answered.
+struct PushedTensor {
+  std::uint64_t key = 0;
+  std::span<const std::byte> data{};
+  Element element = Element::bytes;
+  std::uint64_t offset = 0;  ///< in the tensor, if the worker cuts tensors into parts
+  std::uint64_t total = 0;   ///< bytes of the tensor
+
+  /// As numbers; aligned to 16 bytes at least.
+  template <class T>
+  [[nodiscard]] std::span<const T> as() const noexcept {
+    return {reinterpret_cast<const T*>(data.data()), data.size() / sizeof(T)};
+  }
+};
+
+/// What a worker wants back.
+struct WantedTensor {
+  std::uint64_t key = 0;
+  std::uint64_t bytes = 0;
+  Element element = Element::bytes;
+  std::uint64_t offset = 0;
+  std::uint64_t total = 0;
+};
+
+/// One worker's part of a round.
 struct Request {
-  struct Pushed {
-    Key key = 0;
-    std::span<const std::byte> bytes{};
-
-    template <class T>
-    [[nodiscard]] std::span<const T> as() const noexcept {
-      return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
-    }
-  };
-  struct Wanted {
-    Key key = 0;
-    std::uint64_t bytes = 0;
-  };
-
-  int worker = 0;              ///< worker index
-  std::uint64_t sequence = 0;  ///< counts this worker's rounds with this server
-  std::vector<Pushed> pushes{};
-  std::vector<Wanted> pulls{};
+  RequestHandle handle{};
+  int worker = -1;          ///< its rank
+  std::uint64_t round = 0;  ///< counts the rounds of that Worker to this server, from 0
+  std::vector<PushedTensor> pushes{};
+  std::vector<WantedTensor> pulls{};
 };
 
-/// One thread at a time.
+/// One thread at a time; must end before its Runtime. A request keeps its receive slots until it is answered, also if
+/// it pulls nothing: answer every one.
 class Server {
  public:
-  /// Throws Exception: invalid_argument (this rank is no server), already_exists (a second Server of the group here).
-  explicit Server(Runtime& runtime, ServerOptions options = {});
-  /// Requests that are still open are answered with `closed`.
+  /// From now on workers can bind their keys. Throws Exception: invalid_argument (not a server), out_of_range (group),
+  /// already_exists (the group has a Server or Reducer in this Runtime).
+  explicit Server(Runtime& runtime, const ServerOptions& options = {});
+  /// Requests that are open then end with `closed`.
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  /// The next round of every worker, in worker order, matched by sequence number: never the first of one with the
-  /// second of another, whatever the order of arrival. All of them have to be answered.
-  /// Errors: timed_out (names the workers that are missing), closed (all workers said goodbye), invalid_argument
-  /// (some workers said goodbye and others go on: names them), peer_failed, peer_left.
-  [[nodiscard]] Result<std::vector<Request>> get_batch(Deadline deadline);
+  /// The next round: one request of each worker, in rank order, matched by its number and not by arrival.
+  /// Errors: timed_out (names the workers that did not come), peer_failed (a worker died: the others have been told),
+  /// closed (all workers have ended), cancelled and peer_left (a worker gave this round up, or ended before it: the
+  /// others' requests have been answered with that; the next call goes on with the next round).
+  [[nodiscard]] Result<std::vector<Request>> get_batch(Deadline deadline = std::chrono::seconds(10));
 
-  /// The next request of any worker, the longest waiting first. For servers that answer each worker by itself.
-  /// Errors: timed_out, closed (all workers said goodbye or are gone).
-  [[nodiscard]] Result<Request> get_any(Deadline deadline);
+  /// The next request of any worker, each worker's in its order. A dead worker is passed over.
+  /// Errors: timed_out, closed (all workers have ended or died).
+  [[nodiscard]] Result<Request> get_any(Deadline deadline = std::chrono::seconds(10));
 
-  /// Answers: the i-th tensor goes to where the i-th pull wants it. Returns when the tensors may change again.
-  /// Errors: invalid_argument (number or size of the tensors; nothing is sent, answer again), not_found (answered
-  /// already), peer_failed, peer_left, timed_out.
-  [[nodiscard]] Result<void> respond(const Request& request, std::span<const ConstTensor> tensors, Deadline deadline);
+  /// Answers a request: the i-th tensor goes to its i-th pull, byte for byte. The tensors stay as they are until
+  /// flush() or the next get_batch() or get_any() has returned; views of requests that are still open may be used.
+  /// Errors, with nothing sent: invalid_argument (number or size of the tensors, with key and both sizes),
+  /// stale_handle.
+  [[nodiscard]] Result<void> respond(RequestHandle request, std::span<const PushView> tensors = {});
+  [[nodiscard]] Result<void> respond(RequestHandle request, std::initializer_list<PushView> tensors) {
+    return respond(request, std::span(tensors.begin(), tensors.size()));
+  }
 
-  /// The same without waiting: the tensors may change once `sent` is done.
-  [[nodiscard]] Result<void> respond(const Request& request, std::span<const ConstTensor> tensors,
-                                     fabric::Completion& sent);
+  /// Answers several requests of one pull each: the i-th one gets the next tensors[i].bytes of the buffer.
+  [[nodiscard]] Result<void> respond_vec(const PushView& buffer, std::span<const PushView> tensors,
+                                         std::span<const RequestHandle> requests);
 
-  /// Answers several requests from one buffer, cut into consecutive pieces: the first request's pulls, one after
-  /// the other, then the second's. Errors: as respond; invalid_argument if the buffer does not have exactly the bytes.
-  [[nodiscard]] Result<void> respond_vec(ConstTensor buffer, std::span<const Request> requests, Deadline deadline);
+  /// Ends a request with an Error at its worker.
+  [[nodiscard]] Result<void> refuse(RequestHandle request, const Error& error);
 
-  /// Ends one round with an Error at its worker.
-  [[nodiscard]] Result<void> refuse(const Request& request, const Error& error);
-
-  /// Ends the open and all later rounds of all workers with this Error.
+  /// Ends the open and all later rounds of all workers with this Error. The thread of the calls above.
   void fail_all(const Error& error);
 
+  /// Returns when the tensors of all answers may be changed again. Errors: timed_out.
+  [[nodiscard]] Result<void> flush(Deadline deadline = std::chrono::seconds(10));
+
  private:
-  class Machine;
-  std::unique_ptr<Machine> machine_;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace dtr::inline v0

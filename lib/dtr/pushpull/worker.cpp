@@ -1,23 +1,31 @@
 #include "dtr/pushpull/worker.hpp"
 
-#include "dtr/pushpull/worker_machine.hpp"
+#include <chrono>
+
+#include "dtr/pushpull/detail/worker_core.hpp"
 
 namespace dtr::inline v0 {
 
-Worker::Worker(Runtime& runtime, WorkerOptions options) : machine_(std::make_unique<Machine>(runtime, options)) {}
+Worker::Worker(Runtime& runtime, const WorkerOptions& options)
+    : core_(std::make_unique<pushpull::WorkerCore>(runtime, options)) {}
 
 Worker::~Worker() = default;
 
-Result<RoundHandle> Worker::push_pull(std::span<const PushPull> tensors) { return machine_->start(tensors); }
+Result<RoundHandle> Worker::push_pull(std::span<const PushPull> tensors) { return core_->push_pull(tensors); }
 
-Result<void> Worker::wait(RoundHandle round, Deadline deadline) { return machine_->wait(round, deadline); }
+Result<RoundHandle> Worker::push_pull(std::span<const PushView> pushes, std::span<const std::uint64_t> push_keys,
+                                      std::span<const PullView> pulls, std::span<const std::uint64_t> pull_keys) {
+  return core_->push_pull(pushes, push_keys, pulls, pull_keys);
+}
 
-Result<void> Worker::cancel(RoundHandle round) { return machine_->cancel(round); }
-
-Result<void> Worker::quiesce(RoundHandle round, Deadline deadline) { return machine_->quiesce(round, deadline); }
-
-Result<std::vector<RoundTrace>> Worker::trace(RoundHandle round) const { return machine_->trace(round); }
-
-Result<void> Worker::forget(ConstTensor memory) { return machine_->registrar().forget(memory.bytes()); }
+Result<void> Worker::wait(RoundHandle handle, Deadline deadline) { return core_->wait(handle, deadline); }
+Result<void> Worker::wait(RoundHandle handle) { return core_->wait(handle, std::chrono::seconds(10)); }
+Result<bool> Worker::done(RoundHandle handle) { return core_->done(handle); }
+Result<void> Worker::cancel(RoundHandle handle) { return core_->cancel(handle); }
+Result<void> Worker::quiesce(RoundHandle handle, Deadline deadline) { return core_->quiesce(handle, deadline); }
+Result<std::vector<RoundHandle>> Worker::handles(RoundHandle handle) const { return core_->handles(handle); }
+Result<std::vector<RoundTrace>> Worker::trace(RoundHandle handle) const { return core_->trace(handle); }
+Result<void> Worker::unbind(std::span<const std::uint64_t> keys) { return core_->unbind(keys); }
+Result<void> Worker::forget(std::span<const std::byte> memory) { return core_->forget(memory); }
 
 }  // namespace dtr::inline v0

@@ -1,7 +1,7 @@
-// The worker's side of push_pull: tensors go to servers by key, results come back into the caller's memory.
+// The worker's side of push_pull: tensors go out under their keys, the servers' answers come back.
 #pragma once
 
-#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
@@ -10,86 +10,99 @@
 
 #include "dtr/base/deadline.hpp"
 #include "dtr/base/error.hpp"
-#include "dtr/pushpull/tensor.hpp"
+#include "dtr/pushpull/round_trace.hpp"
+#include "dtr/pushpull/views.hpp"
 #include "dtr/runtime/runtime.hpp"
 
 namespace dtr::inline v0 {
 
-/// Which servers a key goes to.
+namespace pushpull {
+class WorkerCore;
+}
+
 enum class Route : std::uint8_t {
-  partition,  ///< key k lives on server k mod servers: number keys 0, 1, 2... to spread them evenly
-  broadcast,  ///< every push goes to every server; the pulls are a server-major list: first all of server 0, ...
+  partition,  ///< each key has one server, the same for all workers; its push goes there and its answer comes from
+              ///< there
+  broadcast,  ///< every server gets every push; the pulls are listed server by server
 };
 
 struct WorkerOptions {
-  int group = 0;  ///< keys are private to a group; Workers and Servers of one group talk to each other
+  int group = 0;  ///< workers and servers of different groups do not see each other; 0 to 31
   Route route = Route::partition;
+  /// Tensors above this are cut into parts of this many bytes, spread over all servers and answered one by one. For
+  /// Reducers, who sum each part as it comes: 512 KiB is a good size. A multiple of 64; 0 = never. Same on all workers.
+  std::uint64_t split_bytes = 0;
+  std::uint32_t rounds = 256;  ///< rounds that may be open or asked about; older handles are stale
 };
 
-/// Names one push_pull. Good until 1,024 more have been started.
+/// A round, or one tensor of it. Valid until `WorkerOptions::rounds` rounds later.
 struct RoundHandle {
-  std::uint32_t index = 0;
-  std::uint32_t generation = 0;
+  std::uint64_t round = 0;
+  std::uint32_t part = 0;  ///< 0 = the whole round; else 1 + index among its push and then its pull tensors
+
   friend bool operator==(const RoundHandle&, const RoundHandle&) = default;
 };
 
-/// When what happened to a round, in ns. The worker's own stamps are in its clock, the server's in the server's.
-struct RoundTrace {
-  int server = 0;
-  std::int64_t started = 0;  ///< push_pull was called
-  std::int64_t posted = 0;   ///< data and description were handed to the fabric
-  std::int64_t server_received = 0;
-  std::int64_t server_processed = 0;
-  std::int64_t server_responded = 0;
-  std::int64_t answered = 0;  ///< the response was handled here
-};
-
-/// One thread at a time. Needs a server for each key to answer: a Reducer, or a program's own Server.
+/// One thread at a time (a second one at the same time gets invalid_argument); must end before its Runtime.
 ///
-/// Memory: pushes are read and pulls written behind the caller's back until wait() has returned for the round. Memory
-/// that no Buffer holds is registered when it is first used, and stays so until forget() or the Worker's end.
+/// Memory that is pushed or pulled is registered on first use and stays so until unbind, forget or the end of the
+/// Worker: forget memory that is freed earlier.
 class Worker {
  public:
-  static constexpr auto kDefaultTimeout = std::chrono::seconds(10);
-
-  /// Throws Exception: invalid_argument (this rank is no worker, or there are no servers), already_exists (a second
-  /// Worker of the group on this rank).
-  explicit Worker(Runtime& runtime, WorkerOptions options = {});
-  /// Says goodbye to the servers, after timeout.operation_ms at most for what is open.
+  /// Throws Exception: invalid_argument (not a worker, no servers), out_of_range (group), already_exists (the group
+  /// has a Worker in this Runtime).
+  explicit Worker(Runtime& runtime, const WorkerOptions& options = {});
+  /// Waits for open rounds (2 s at most), then tells the servers that this worker is done.
   ~Worker();
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  /// Starts a round; returns at once. A key's tensor may change from round to round, in place and in size.
-  /// Errors: invalid_argument (no entry, an entry without tensor, a key twice, overlapping pulls, a pull list that
-  /// the servers do not divide), busy (1,024 rounds are open), overlap and resource_exhausted (registration),
-  /// peer_failed and peer_left (a server that is gone).
+  /// Starts a round and returns; the tensors stay untouched until it has ended. The n-th round of every worker is
+  /// answered together. A key keeps the size it has first until unbind; its memory may be another one each time.
+  /// Errors, with nothing started: invalid_argument (empty, a key twice, a size that differs from the key's, with key
+  /// and both sizes), overlap, busy (too many rounds are open), closed, or the failure of a server that it needs.
   [[nodiscard]] Result<RoundHandle> push_pull(std::span<const PushPull> tensors);
   [[nodiscard]] Result<RoundHandle> push_pull(std::initializer_list<PushPull> tensors) {
     return push_pull(std::span(tensors.begin(), tensors.size()));
   }
 
-  /// Until all pulls are in place and all pushes are taken. Waiting again gives the same result.
-  /// Errors: timed_out (names the servers that have not answered; the round goes on, wait again), peer_failed (names
-  /// the rank that died, be it a server or another worker), what the server answered, stale_handle, cancelled.
-  [[nodiscard]] Result<void> wait(RoundHandle round, Deadline deadline = kDefaultTimeout);
+  /// The same with separate lists. Route broadcast: `pulls` has as many tensors for each server, those of the first
+  /// server first.
+  [[nodiscard]] Result<RoundHandle> push_pull(std::span<const PushView> pushes,
+                                              std::span<const std::uint64_t> push_keys, std::span<const PullView> pulls,
+                                              std::span<const std::uint64_t> pull_keys);
 
-  /// What has not been sent is not sent any more; the round ends with `cancelled`. Its memory may still be used until
-  /// quiesce() has returned.
-  Result<void> cancel(RoundHandle round);
+  /// Returns when the round has ended; again and again the same. timed_out names the servers that have not answered;
+  /// the round goes on then: wait again, or cancel. Errors also: peer_failed, peer_left, cancelled, closed,
+  /// stale_handle, what a server answered.
+  [[nodiscard]] Result<void> wait(RoundHandle handle, Deadline deadline);
+  [[nodiscard]] Result<void> wait(RoundHandle handle);  ///< 10 s
 
-  /// Until nothing reads or writes the round's memory. Errors: busy (at the deadline), stale_handle.
-  [[nodiscard]] Result<void> quiesce(RoundHandle round, Deadline deadline = kDefaultTimeout);
+  /// True once it has ended, well or not. Errors: stale_handle.
+  [[nodiscard]] Result<bool> done(RoundHandle handle);
 
-  /// One entry for each server that the round went to. Errors: stale_handle, busy (not done).
-  [[nodiscard]] Result<std::vector<RoundTrace>> trace(RoundHandle round) const;
+  /// Ends the round with `cancelled`; the other workers' rounds that needed it get an Error. A server may still be
+  /// writing the answer: see quiesce. Errors: stale_handle.
+  [[nodiscard]] Result<void> cancel(RoundHandle handle);
 
-  /// Gives back registrations that the Worker made for this memory. Errors: busy.
-  [[nodiscard]] Result<void> forget(ConstTensor memory);
+  /// Returns when nothing of an ended round can touch this worker's memory any more. Errors: busy (at the deadline).
+  [[nodiscard]] Result<void> quiesce(RoundHandle handle, Deadline deadline);
+
+  /// A handle for each push tensor and then each pull tensor of the round. Errors: stale_handle.
+  [[nodiscard]] Result<std::vector<RoundHandle>> handles(RoundHandle handle) const;
+
+  /// Where the time of a round went, a row for each message to a server. Errors: stale_handle, again (not ended).
+  [[nodiscard]] Result<std::vector<RoundTrace>> trace(RoundHandle handle) const;
+
+  /// Forgets keys, so that they can have another size; their slots at the servers are given back.
+  /// Errors: not_found, busy (an open round uses one).
+  [[nodiscard]] Result<void> unbind(std::span<const std::uint64_t> keys);
+
+  /// Ends the registration of memory that is about to be freed. Errors: busy (an open round uses it).
+  [[nodiscard]] Result<void> forget(std::span<const std::byte> memory);
 
  private:
-  class Machine;
-  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<pushpull::WorkerCore> core_;
 };
 
 }  // namespace dtr::inline v0

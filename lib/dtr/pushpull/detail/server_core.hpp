@@ -1,0 +1,205 @@
+// The server's engine: gives workers receive slots, gathers what they send, sends what they get. What is done with the
+// data is its consumer's matter: a Server hands it to the user, a Reducer sums it.
+//
+// Handlers run on progress and only record; the consumer takes fragments and answers them on its one thread. mutex_
+// guards all state and is never held while the fabric is called.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "dtr/base/fork_guard.hpp"
+#include "dtr/pushpull/detail/part_id.hpp"
+#include "dtr/pushpull/detail/slot_arena.hpp"
+#include "dtr/pushpull/detail/wire.hpp"
+#include "dtr/runtime/runtime.hpp"
+
+namespace dtr::inline v0 {
+namespace pushpull {
+
+class ServerCore;
+struct ServerFragment;
+
+/// A put into a worker's tensor on its way.
+struct PullAnswer : fabric::Completion {
+  explicit PullAnswer(Continuation then) noexcept : Completion(then) {}
+  ServerCore* core = nullptr;
+  ServerFragment* to = nullptr;
+  ServerFragment* from = nullptr;  ///< whose slot is being read; null: memory of the consumer
+};
+
+/// One message of a worker with its data. Its consumer reads all of it; the rest is the core's.
+struct ServerFragment {
+  struct Push {
+    PushEntry entry{};
+    std::byte* data = nullptr;  ///< in a slot or in the message; the consumer may write to it
+    Region* region = nullptr;   ///< null: in the message
+    std::uint64_t region_offset = 0;
+  };
+  struct Pull {
+    PullEntry entry{};
+    std::size_t reply_offset = 0;  ///< of inlined data
+    const fabric::RemoteRegion* memory = nullptr;
+  };
+
+  int worker = 0;
+  std::uint64_t seq = 0;  ///< session of the worker << 40 | round to this server
+  std::uint32_t index = 0;
+  std::uint32_t count = 0;
+  bool cancelled = false;  ///< the worker gave it up: it is empty and wants no answer
+  std::vector<Push> pushes{};
+  std::vector<Pull> pulls{};
+  std::uint32_t open_entries = 0;  ///< for the consumer to count down
+
+  // The core's:
+  ServerFragment* next = nullptr;  ///< among those not taken yet
+  std::uint64_t ticket = 0;
+  std::uint32_t holds = 0;    ///< puts that read from its slots
+  std::uint32_t answers = 0;  ///< puts for it under way
+  bool muted = false;
+  bool answering = false;
+  bool responded = false;
+  bool retained = false;
+  std::optional<Error> failure{};
+  std::int64_t received_ns = 0;
+  std::int64_t processed_ns = 0;
+  std::int64_t responded_ns = 0;
+  std::vector<std::byte> message{};
+  std::vector<std::byte> reply{};
+  std::deque<PullAnswer> puts{};
+};
+
+class ServerCore final : public fabric::PortHandler {
+ public:
+  static constexpr unsigned kSessionShift = 40;
+
+  /// Throws Exception. `operation` names the consumer in Errors.
+  ServerCore(Runtime& runtime, int group, const char* operation);
+  ~ServerCore() override;
+
+  /// What the consumer has to know of a worker.
+  struct Standing {
+    std::uint64_t sessions = 0;   ///< Workers of that rank that said goodbye
+    std::optional<Error> gone{};  ///< dead, or expelled for nonsense
+  };
+
+  // --- consumer's thread ---
+
+  /// True once something came since the last take. Any thread.
+  [[nodiscard]] bool has_news() const noexcept { return news_.load(std::memory_order_acquire); }
+  /// Appends the fragments that are complete. Each has to be finished or dropped.
+  void take(std::vector<ServerFragment*>& arrived);
+  [[nodiscard]] Standing standing(int worker);
+  /// Some Worker has not said goodbye.
+  [[nodiscard]] bool anyone_present() noexcept;
+
+  /// Puts `bytes` of the pull's entry from memory into the worker's tensor. `from` is the fragment whose slot the
+  /// memory is, and is kept until it has been read; null: the memory lives until flushed() .
+  void answer(ServerFragment& to, std::size_t pull, const std::byte* data, Region* region, std::uint64_t offset,
+              ServerFragment* from);
+  /// All of the fragment has been answered: tells the worker and gives the slots back.
+  void finish(ServerFragment& fragment);
+  void finish(ServerFragment& fragment, const Error& error);
+  /// What finish will say; the first failure counts.
+  void set_failure(ServerFragment& fragment, const Error& error);
+  /// Ends all rounds of all workers, now and later.
+  void break_all(const Error& error);
+  /// No put reads the consumer's memory any more.
+  [[nodiscard]] bool flushed() const noexcept { return consumer_puts_.load(std::memory_order_acquire) == 0; }
+
+  /// Called on progress after something came, without locks. To be set before start or with the turn of progress.
+  void on_news(std::function<void()> call) { call_ = std::move(call); }
+  void start();
+
+  [[nodiscard]] fabric::Fabric& fabric() noexcept { return fabric_; }
+  [[nodiscard]] int workers() const noexcept { return static_cast<int>(workers_.size()); }
+  [[nodiscard]] int rank_of(int worker) const noexcept { return runtime_.worker_rank(worker); }
+  [[nodiscard]] Result<void> check_fork() const { return fork_guard_.check(operation_); }
+
+  // --- progress ---
+  void on_notify(fabric::PeerId from, std::uint32_t value) noexcept override;
+  void on_message(fabric::PeerId from, std::span<const std::byte> payload) noexcept override;
+  void on_peer_down(fabric::PeerId peer, const Error& error) noexcept override;
+
+ private:
+  struct Slot {
+    int worker = 0;
+    SlotArena::Piece piece{};
+    std::uint64_t bytes = 0;
+    PartId part{};
+    bool live = false;
+    ServerFragment* user = nullptr;  ///< who holds it until the response
+  };
+  struct WorkerState {
+    explicit WorkerState(fabric::Fabric& fabric) : arena(fabric) {}
+    Standing standing{};
+    std::uint32_t epoch = 0;  ///< 0 = no Worker there
+    bool unclean = false;     ///< its slots may still be written into
+    SlotArena arena;          ///< progress only
+    std::unordered_map<PartId, std::vector<std::uint32_t>, PartIdHash> bindings{};
+    std::vector<const fabric::RemoteRegion*> regions{};
+    std::vector<ServerFragment*> live{};
+    std::vector<std::uint64_t> cancelled{};  ///< rounds to be muted when they come
+  };
+  struct Small {
+    fabric::PeerId peer;
+    std::vector<std::byte> bytes;
+  };
+
+  // server_receive.cpp
+  void take_hello(int worker, std::span<const std::byte> payload);
+  void take_bind(int worker, std::span<const std::byte> payload);
+  void take_unbind(int worker, std::span<const std::byte> payload);
+  void take_announce(int worker, std::span<const std::byte> payload);
+  Result<void> take_round(int worker, std::span<const std::byte> payload);
+  Result<void> parse(WorkerState& state, ServerFragment& fragment, const Round& round);
+  void take_cancel(int worker, std::span<const std::byte> payload);
+  void take_bye(int worker, std::span<const std::byte> payload);
+  void complete(ServerFragment& fragment) noexcept;
+  void expel(int worker, Error error);
+  void drop_slots(WorkerState& state);
+  void recycle_if_over(ServerFragment& fragment);
+  ServerFragment& fresh_fragment();
+  [[nodiscard]] int worker_of(fabric::PeerId peer) const noexcept;
+
+  // server_respond.cpp
+  template <class T>
+  void tell(int worker, const T& message, std::string_view words = {}) noexcept;
+  void respond(ServerFragment& fragment);
+  static void on_answered(fabric::Completion& completion) noexcept;
+  void answered(PullAnswer& put) noexcept;
+  void note_news() noexcept { news_.store(true, std::memory_order_release); }
+
+  Runtime& runtime_;
+  fabric::Fabric& fabric_;
+  const std::string operation_;
+  const std::uint32_t slots_each_;
+  fabric::Port worker_port_ = 0;
+  fabric::Port server_port_ = 0;
+  ForkGuard fork_guard_;
+  std::function<void()> call_;
+  bool open_ = false;
+  std::atomic<bool> news_{false};
+  std::atomic<std::uint32_t> consumer_puts_{0};
+  std::atomic<std::uint32_t> open_puts_{0};
+
+  std::mutex mutex_;
+  std::deque<WorkerState> workers_;
+  std::deque<Slot> slots_;
+  std::deque<ServerFragment> fragments_;
+  std::vector<ServerFragment*> idle_;
+  ServerFragment* arrived_front_ = nullptr;
+  ServerFragment* arrived_back_ = nullptr;
+  std::optional<Error> broken_;
+};
+
+}  // namespace pushpull
+}  // namespace dtr::inline v0

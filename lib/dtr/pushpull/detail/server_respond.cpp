@@ -1,0 +1,173 @@
+// What workers get: data into their tensors, a response for each fragment, their slots back.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "dtr/base/clock.hpp"
+#include "dtr/base/log.hpp"
+#include "dtr/pushpull/detail/server_core.hpp"
+#include "dtr/pushpull/detail/server_tell.hpp"
+
+namespace dtr::inline v0 {
+namespace pushpull {
+
+void ServerCore::answer(ServerFragment& to, std::size_t number, const std::byte* data, Region* region,
+                        std::uint64_t offset, ServerFragment* from) {
+  const ServerFragment::Pull& pull = to.pulls[number];
+  PullAnswer* put = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (to.responded_ns == 0) to.responded_ns = monotonic_ns();
+    if (to.muted || to.failure || workers_[static_cast<std::size_t>(to.worker)].standing.gone) return;
+    to.answering = true;
+    if (pull.entry.region == kInlined) {
+      std::memcpy(to.reply.data() + pull.reply_offset, data, pull.entry.bytes);
+      return;
+    }
+    if (region == nullptr) {
+      to.failure =
+          Error{.code = Errc::invalid_argument,
+                .message = "key " + std::to_string(pull.entry.key) + ": fabric.eager_bytes differs between the ranks",
+                .operation = operation_};
+      return;
+    }
+    while (to.puts.size() <= number) {
+      PullAnswer& made = to.puts.emplace_back(&ServerCore::on_answered);
+      made.core = this;
+      made.to = &to;
+    }
+    put = &to.puts[number];
+    put->reset();
+    put->from = from;
+    ++to.answers;
+    if (from != nullptr) {
+      ++from->holds;
+    } else {
+      consumer_puts_.fetch_add(1, std::memory_order_relaxed);
+    }
+    open_puts_.fetch_add(1, std::memory_order_relaxed);
+  }
+  const auto request =
+      fabric::WorkRequest::put({region, offset}, {pull.memory, pull.entry.region_offset}, pull.entry.bytes, put);
+  fabric_.submit(static_cast<fabric::PeerId>(rank_of(to.worker)), {&request, 1}, never());
+}
+
+void ServerCore::on_answered(fabric::Completion& completion) noexcept {
+  auto& put = static_cast<PullAnswer&>(completion);
+  put.core->answered(put);
+}
+
+void ServerCore::answered(PullAnswer& put) noexcept {
+  ServerFragment& to = *put.to;
+  ServerFragment* const from = put.from;
+  const int to_worker = to.worker;
+  const fabric::Status status = put.status();
+  std::optional<Release> release;
+  std::optional<Response> late;
+  std::string words;
+  int from_worker = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    --to.answers;
+    if (!status.ok() && !workers_[static_cast<std::size_t>(to_worker)].standing.gone) {
+      Error error = fabric_.explain(static_cast<fabric::PeerId>(rank_of(to_worker)), status, operation_);
+      if (!to.responded) {
+        to.failure = std::move(error);
+      } else {
+        late = Response{.head = {.kind = Kind::response, .flags = Response::kRetained},
+                        .ticket = to.ticket,
+                        .code = static_cast<std::int32_t>(error.code),
+                        .peer = rank_of(to_worker)};
+        words = "the answer could not be written: " + error.message;
+      }
+    }
+    if (from != nullptr) {
+      from_worker = from->worker;
+      if (--from->holds == 0 && from->retained) {
+        from->retained = false;
+        for (const ServerFragment::Push& push : from->pushes) {
+          if (push.entry.slot != kInlined) slots_[push.entry.slot].user = nullptr;
+        }
+        release = Release{.ticket = from->ticket};
+      }
+      if (from != &to) recycle_if_over(*from);
+    } else {
+      consumer_puts_.fetch_sub(1, std::memory_order_release);
+    }
+    recycle_if_over(to);
+  }
+  if (late) tell(to_worker, *late, words);
+  if (release) tell(from_worker, *release);
+  open_puts_.fetch_sub(1, std::memory_order_release);  // after this the object may be gone
+}
+
+void ServerCore::finish(ServerFragment& fragment) { respond(fragment); }
+
+void ServerCore::finish(ServerFragment& fragment, const Error& error) {
+  set_failure(fragment, error);
+  respond(fragment);
+}
+
+void ServerCore::set_failure(ServerFragment& fragment, const Error& error) {
+  const std::lock_guard lock(mutex_);
+  if (!fragment.failure) fragment.failure = error;
+}
+
+void ServerCore::respond(ServerFragment& fragment) {
+  bool silent = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const WorkerState& state = workers_[static_cast<std::size_t>(fragment.worker)];
+    silent = fragment.cancelled || state.standing.gone || state.epoch == 0 ||
+             state.standing.sessions != fragment.seq >> kSessionShift;
+    fragment.retained = fragment.holds > 0;
+    if (!fragment.retained) {
+      for (const ServerFragment::Push& push : fragment.pushes) {
+        if (push.entry.slot != kInlined) slots_[push.entry.slot].user = nullptr;
+      }
+    }
+    Response response{.head = {.kind = Kind::response,
+                               .flags = fragment.retained ? Response::kRetained : std::uint8_t{0},
+                               .epoch = state.epoch},
+                      .ticket = fragment.ticket,
+                      .received_ns = fragment.received_ns,
+                      .processed_ns = fragment.processed_ns,
+                      .responded_ns = fragment.responded_ns};
+    if (fragment.failure) {
+      const Error& error = *fragment.failure;
+      response.code = static_cast<std::int32_t>(error.code);
+      response.peer = error.peer;
+      const auto words = std::string_view(error.message).substr(0, fabric_.max_message() - sizeof response);
+      fragment.reply.resize(sizeof response + words.size());
+      std::memcpy(fragment.reply.data() + sizeof response, words.data(), words.size());
+    }
+    response.posted_ns = monotonic_ns();
+    if (response.responded_ns == 0) response.responded_ns = response.posted_ns;
+    std::memcpy(fragment.reply.data(), &response, sizeof response);
+  }
+  if (!silent) {
+    const auto request = fabric::WorkRequest::send(worker_port_, fragment.reply, nullptr).fenced();
+    fabric_.submit(static_cast<fabric::PeerId>(rank_of(fragment.worker)), {&request, 1}, never());
+  }
+  const std::lock_guard lock(mutex_);
+  fragment.responded = true;
+  recycle_if_over(fragment);
+}
+
+void ServerCore::break_all(const Error& error) {
+  std::vector<int> present;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!broken_) broken_ = error;
+    for (int worker = 0; worker < workers(); ++worker) {
+      const WorkerState& state = workers_[static_cast<std::size_t>(worker)];
+      if (state.epoch != 0 && !state.standing.gone) present.push_back(worker);
+    }
+  }
+  for (const int worker : present) {
+    tell(worker, Broken{.code = static_cast<std::int32_t>(error.code), .peer = error.peer}, error.message);
+  }
+}
+
+}  // namespace pushpull
+}  // namespace dtr::inline v0

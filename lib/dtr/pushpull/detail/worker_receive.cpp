@@ -1,0 +1,297 @@
+// What servers say, and how rounds end.
+#include <algorithm>
+#include <string>
+
+#include "dtr/base/clock.hpp"
+#include "dtr/base/log.hpp"
+#include "dtr/pushpull/detail/worker_core.hpp"
+
+namespace dtr::inline v0 {
+namespace pushpull {
+
+namespace {
+
+constexpr const char* kOperation = "push_pull";
+
+}  // namespace
+
+// --- progress ---
+
+void WorkerCore::on_notify(fabric::PeerId from, std::uint32_t) noexcept {
+  DTR_LOG_WARN("push_pull: a notification from rank ", from, " has no meaning");
+}
+
+void WorkerCore::on_message(fabric::PeerId from, std::span<const std::byte> payload) noexcept {
+  try {
+    Outgoing out;
+    Link* link = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      link = link_of(from);
+      const auto head = front<Head>(payload);
+      if (link == nullptr || !head) {
+        DTR_LOG_WARN("push_pull: a malformed message from rank ", from, " is dropped");
+        return;
+      }
+      if (head->epoch != epoch_ || link->state == Link::State::failed) return;  // for an earlier Worker
+      switch (head->kind) {
+        case Kind::welcome:
+          take_welcome(*link, payload, out);
+          break;
+        case Kind::bound:
+          break;  // below, for it imports
+        case Kind::bind_failed:
+          take_bind_failed(*link, payload);
+          break;
+        case Kind::known:
+          take_known(*link, payload);
+          break;
+        case Kind::response:
+          take_response(*link, payload);
+          break;
+        case Kind::muted:
+          take_muted(*link, payload);
+          break;
+        case Kind::release:
+          take_release(*link, payload);
+          break;
+        case Kind::broken:
+          take_broken(*link, payload);
+          break;
+        default:
+          DTR_LOG_WARN("push_pull: rank ", from, " sent a message of unknown kind ", static_cast<int>(head->kind));
+          return;
+      }
+    }
+    if (front<Head>(payload)->kind == Kind::bound) take_bound(*link, payload);
+    post(out);
+    pump(*link);
+  } catch (const std::exception& e) {
+    DTR_LOG_ERROR("push_pull: a message from rank ", from, " is lost: ", e.what());
+  }
+}
+
+void WorkerCore::on_peer_down(fabric::PeerId peer, const Error& error) noexcept {
+  const std::lock_guard lock(mutex_);
+  Link* link = link_of(peer);
+  if (link == nullptr || link->state == Link::State::failed) return;
+  Error mine = error;
+  mine.operation = kOperation;
+  fail_link(*link, std::move(mine));
+}
+
+// --- messages ---
+
+void WorkerCore::take_welcome(Link& link, std::span<const std::byte> payload, Outgoing& out) {
+  const auto welcome = front<Welcome>(payload);
+  if (!welcome || welcome->slots == 0 || link.state != Link::State::greeting) return;
+  link.slots = welcome->slots;
+  link.state = Link::State::open;
+  for (WorkerFragment* fragment = link.queue_front; fragment != nullptr; fragment = fragment->next) {
+    ask_for_needs(*fragment, out);
+  }
+}
+
+/// Takes the lock itself: importing is a call to the fabric.
+void WorkerCore::take_bound(Link& link, std::span<const std::byte> payload) {
+  const auto bound = front<Bound>(payload);
+  if (!bound) return;
+  auto memory = fabric_.import(link.peer, bound->memory);
+  const std::lock_guard lock(mutex_);
+  const auto found = link.bindings.find({bound->key, bound->offset});
+  if (found == link.bindings.end()) return;
+  Binding& binding = found->second;
+  binding.asked = false;
+  if (!memory) {
+    binding.refused = memory.error();
+    binding.refused->operation = kOperation;
+    return;
+  }
+  binding.slots.push_back({.id = bound->slot, .memory = *memory, .offset = bound->slot_offset, .busy = false});
+}
+
+void WorkerCore::take_bind_failed(Link& link, std::span<const std::byte> payload) {
+  const auto refusal = front<BindFailed>(payload);
+  if (!refusal) return;
+  const auto found = link.bindings.find({refusal->key, refusal->offset});
+  if (found == link.bindings.end()) return;
+  found->second.asked = false;
+  // Without a second slot it is slower; without any it fails.
+  if (!found->second.slots.empty()) return;
+  found->second.refused =
+      Error{.code = static_cast<Errc>(refusal->code),
+            .message = "key " + std::to_string(refusal->key) + ": " + std::string(words_after<BindFailed>(payload)),
+            .operation = kOperation,
+            .peer = static_cast<int>(link.peer)};
+}
+
+void WorkerCore::take_known(Link& link, std::span<const std::byte> payload) {
+  const auto known = front<Known>(payload);
+  if (!known || known->region >= link.regions.size()) return;
+  if (known->code == 0) {
+    link.regions[known->region] = Link::Region::known;
+  } else {
+    link.refused_regions.emplace_back(known->region, Error{.code = static_cast<Errc>(known->code),
+                                                           .message = "the server cannot reach the pulled tensor",
+                                                           .operation = kOperation,
+                                                           .peer = static_cast<int>(link.peer)});
+  }
+}
+
+WorkerFragment* WorkerCore::fragment_of(const Link& link, std::uint64_t ticket) noexcept {
+  const auto index = static_cast<std::size_t>(ticket & 0xFFFF'FFFF);
+  if (index >= fragments_.size()) return nullptr;
+  WorkerFragment& fragment = fragments_[index];
+  return fragment.ticket == ticket && fragment.link == &link ? &fragment : nullptr;
+}
+
+void WorkerCore::take_response(Link& link, std::span<const std::byte> payload) {
+  const auto response = front<Response>(payload);
+  if (!response) return;
+  WorkerFragment* const fragment = fragment_of(link, response->ticket);
+  if (fragment == nullptr) return;
+  if ((response->head.flags & Response::kRetained) == 0) release_slots(*fragment);
+  if (fragment->stage != WorkerFragment::Stage::sent) return;
+  const std::int64_t now = monotonic_ns();
+  const bool first = std::exchange(fragment->answer_open, false);
+  if (first) {
+    RoundTrace& trace = fragment->trace;
+    trace.request_received = response->received_ns;
+    trace.request_processed = response->processed_ns;
+    trace.response_start = response->responded_ns;
+    trace.response_posted = response->posted_ns;
+    trace.response_received = now;
+    if (!link.same_clock && response->posted_ns != 0) {
+      link.clock.add(trace.request_posted, response->received_ns, response->posted_ns, now);
+    }
+  }
+  if (response->code != 0) {
+    fail_round(*fragment->round, {.code = static_cast<Errc>(response->code),
+                                  .message = std::string(words_after<Response>(payload)),
+                                  .operation = kOperation,
+                                  .peer = response->peer >= 0 ? response->peer : static_cast<int>(link.peer)});
+  } else if (first && !take_inlined(*fragment, payload)) {
+    fail_round(*fragment->round, {.code = Errc::protocol_error,
+                                  .message = "the answer is malformed",
+                                  .operation = kOperation,
+                                  .peer = static_cast<int>(link.peer)});
+  }
+  maybe_end(*fragment);
+}
+
+bool WorkerCore::take_inlined(WorkerFragment& fragment, std::span<const std::byte> payload) {
+  auto rest = payload.subspan(sizeof(Response));
+  for (PullPiece& piece : fragment.pulls) {
+    if (piece.entry.region != kInlined) continue;
+    const std::uint64_t bytes = piece.entry.bytes;
+    if (rest.size() < inline_size(bytes)) return false;
+    // A cancelled round's tensors belong to the caller again.
+    if (!fragment.cancelled) std::memcpy(piece.data, rest.data(), bytes);
+    rest = rest.subspan(inline_size(bytes));
+  }
+  return rest.empty();
+}
+
+/// The server will not write into the cancelled fragment's tensors; its slots come back with the response.
+void WorkerCore::take_muted(Link& link, std::span<const std::byte> payload) {
+  const auto muted = front<Muted>(payload);
+  if (!muted) return;
+  WorkerFragment* const fragment = fragment_of(link, muted->ticket);
+  if (fragment == nullptr || fragment->stage != WorkerFragment::Stage::sent) return;
+  fragment->answer_open = false;
+  maybe_end(*fragment);
+}
+
+void WorkerCore::take_release(Link& link, std::span<const std::byte> payload) {
+  const auto release = front<Release>(payload);
+  if (!release) return;
+  if (WorkerFragment* const fragment = fragment_of(link, release->ticket)) release_slots(*fragment);
+}
+
+void WorkerCore::take_broken(Link& link, std::span<const std::byte> payload) {
+  const auto broken = front<Broken>(payload);
+  if (!broken) return;
+  fail_link(link, {.code = static_cast<Errc>(broken->code),
+                   .message = std::string(words_after<Broken>(payload)) + " (told by the server, rank " +
+                              std::to_string(link.peer) + ")",
+                   .operation = kOperation,
+                   .peer = broken->peer >= 0 ? broken->peer : static_cast<int>(link.peer)});
+}
+
+// --- ends; with the lock ---
+
+void WorkerCore::release_slots(WorkerFragment& fragment) noexcept {
+  if (!std::exchange(fragment.slots_out, false)) return;
+  for (PushPiece& piece : fragment.pushes) {
+    if (piece.binding == nullptr) continue;
+    piece.binding->slots[piece.slot].busy = false;
+    --piece.binding->users;
+  }
+  --fragment.round->unreleased;
+}
+
+void WorkerCore::maybe_end(WorkerFragment& fragment) noexcept {
+  if (fragment.stage != WorkerFragment::Stage::sent) return;
+  if (fragment.posted_open || fragment.answer_open) return;
+  fragment.stage = WorkerFragment::Stage::ended;
+  fragment.trace.response_processed = monotonic_ns();
+  WorkerRound& round = *fragment.round;
+  for (PushPiece& piece : fragment.pushes) {
+    piece.place.release();
+    --round.part_open[piece.part - 1];
+    // A fragment that never left holds no slots that could come back.
+    if (piece.binding != nullptr && fragment.given_up) --piece.binding->users;
+  }
+  for (PullPiece& piece : fragment.pulls) {
+    piece.place.release();
+    --round.part_open[piece.part - 1];
+  }
+  if (--round.open == 0) finish_round(round);
+}
+
+void WorkerCore::finish_round(WorkerRound& round) noexcept {
+  for (auto& [link, key] : round.keys) --link->keys[key].open;
+  if (!round.error) {
+    round_ns_.record(static_cast<std::uint64_t>(std::max<std::int64_t>(0, monotonic_ns() - round.started_ns)));
+  }
+  round.done.store(true, std::memory_order_release);
+}
+
+/// The first failure is the round's; the caller knows at once, what is under way ends later.
+void WorkerCore::fail_round(WorkerRound& round, Error error) noexcept {
+  if (round.error || round.done.load(std::memory_order_relaxed)) return;
+  failures_total_.add();
+  round.error = std::move(error);
+  round.done.store(true, std::memory_order_release);
+}
+
+/// The fragment goes out empty, so that the server's count of rounds stays right.
+void WorkerCore::give_up(WorkerFragment& fragment, Error error) noexcept {
+  fragment.given_up = true;
+  fail_round(*fragment.round, std::move(error));
+}
+
+void WorkerCore::fail_link(Link& link, Error error) noexcept {
+  if (link.state == Link::State::failed) return;
+  link.state = Link::State::failed;
+  link.error = std::move(error);
+  link.queue_front = link.queue_back = nullptr;
+  for (WorkerFragment& fragment : fragments_) {
+    if (fragment.link != &link) continue;
+    if (fragment.stage == WorkerFragment::Stage::queued) {
+      // Nothing is open: it ends as if it had been sent and answered.
+      fail_round(*fragment.round, *link.error);
+      fragment.given_up = true;
+      fragment.posted_open = fragment.answer_open = false;
+      fragment.stage = WorkerFragment::Stage::sent;
+    } else if (fragment.stage == WorkerFragment::Stage::sent) {
+      fail_round(*fragment.round, *link.error);
+      fragment.answer_open = false;
+    }
+    release_slots(fragment);
+    maybe_end(fragment);
+  }
+}
+
+}  // namespace pushpull
+}  // namespace dtr::inline v0

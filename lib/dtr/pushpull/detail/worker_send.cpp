@@ -1,0 +1,190 @@
+// From fragments to the fabric: each link sends its fragments in order, as soon as the server has told all that the
+// first one needs: slots to push into, and that it knows the memory to answer into.
+#include "dtr/base/clock.hpp"
+#include "dtr/base/log.hpp"
+#include "dtr/pushpull/detail/worker_core.hpp"
+
+namespace dtr::inline v0 {
+namespace pushpull {
+
+namespace {
+
+/// The caller's deadlines are on wait; what is posted ends by itself or with the peer.
+Deadline never() noexcept { return Deadline(std::chrono::hours(24 * 365)); }
+
+}  // namespace
+
+void WorkerCore::enqueue(WorkerFragment& fragment, Outgoing& out) {
+  Link& link = *fragment.link;
+  fragment.stage = WorkerFragment::Stage::queued;
+  fragment.next = nullptr;
+  (link.queue_back == nullptr ? link.queue_front : link.queue_back->next) = &fragment;
+  link.queue_back = &fragment;
+  if (link.state == Link::State::open) ask_for_needs(fragment, out);
+}
+
+void WorkerCore::ask_for_slot(Link& link, const PartId& part, Binding& binding, Outgoing& out) {
+  if (binding.asked || binding.refused || binding.slots.size() >= link.slots) return;
+  binding.asked = true;
+  out.add(link.peer, Bind{.head = {.kind = Kind::bind, .epoch = epoch_},
+                          .key = part.key,
+                          .offset = part.offset,
+                          .bytes = binding.bytes});
+}
+
+/// Early, so that a queue of new keys costs one round trip and not one each.
+void WorkerCore::ask_for_needs(WorkerFragment& fragment, Outgoing& out) {
+  Link& link = *fragment.link;
+  for (PushPiece& piece : fragment.pushes) {
+    if (piece.binding == nullptr || !piece.binding->slots.empty()) continue;
+    ask_for_slot(link, {piece.entry.key, piece.entry.offset}, *piece.binding, out);
+  }
+  for (PullPiece& piece : fragment.pulls) {
+    if (piece.entry.region == kInlined) continue;
+    if (link.regions.size() <= piece.entry.region) link.regions.resize(region_keys_.size(), Link::Region::unknown);
+    Link::Region& state = link.regions[piece.entry.region];
+    if (state != Link::Region::unknown) continue;
+    state = Link::Region::asked;
+    out.add(link.peer, Announce{.head = {.kind = Kind::announce, .epoch = epoch_},
+                                .region = piece.entry.region,
+                                .memory = region_keys_[piece.entry.region]});
+  }
+}
+
+bool WorkerCore::ready(WorkerFragment& fragment, Outgoing& out) {
+  if (fragment.given_up) return true;
+  Link& link = *fragment.link;
+  bool all = true;
+  for (PushPiece& piece : fragment.pushes) {
+    if (piece.binding == nullptr) continue;
+    if (piece.binding->refused) {
+      give_up(fragment, *piece.binding->refused);
+      return true;
+    }
+    if (piece.binding->free_slot() != nullptr) continue;
+    all = false;
+    ask_for_slot(link, {piece.entry.key, piece.entry.offset}, *piece.binding, out);
+  }
+  for (const PullPiece& piece : fragment.pulls) {
+    if (piece.entry.region == kInlined || link.regions[piece.entry.region] == Link::Region::known) continue;
+    for (const auto& [region, error] : link.refused_regions) {
+      if (region != piece.entry.region) continue;
+      give_up(fragment, error);
+      return true;
+    }
+    all = false;
+  }
+  return all;
+}
+
+/// Takes slots and makes the message and the requests.
+void WorkerCore::prepare(WorkerFragment& fragment) {
+  fragment.stage = WorkerFragment::Stage::sent;
+  fragment.requests.clear();
+  fragment.posted_open = true;
+  fragment.answer_open = !fragment.given_up;
+  fragment.slots_out = false;
+  fragment.trace.request_posted = monotonic_ns();
+  if (!fragment.given_up) {
+    for (PushPiece& piece : fragment.pushes) {
+      if (piece.binding == nullptr) continue;
+      Binding::Slot& slot = *piece.binding->free_slot();
+      slot.busy = true;
+      piece.slot = static_cast<std::uint32_t>(&slot - piece.binding->slots.data());
+      piece.entry.slot = slot.id;
+      fragment.slots_out = true;
+      fragment.requests.push_back(fabric::WorkRequest::put({piece.place.region, piece.place.offset},
+                                                           {slot.memory, slot.offset}, piece.entry.bytes, &fragment));
+    }
+    if (fragment.slots_out) ++fragment.round->unreleased;
+  }
+  encode(fragment);
+  const auto message = fabric::WorkRequest::send(server_port_, fragment.message, &fragment);
+  fragment.requests.push_back(fragment.requests.empty() ? message : message.fenced());
+}
+
+void WorkerCore::encode(WorkerFragment& fragment) {
+  const bool empty = fragment.given_up;
+  const Round head{.head = {.kind = Kind::round, .flags = empty ? Round::kCancelled : std::uint8_t{0}, .epoch = epoch_},
+                   .seq = fragment.seq,
+                   .ticket = fragment.ticket,
+                   .fragment = fragment.index,
+                   .fragments = fragment.count,
+                   .pushes = static_cast<std::uint16_t>(empty ? 0 : fragment.pushes.size()),
+                   .pulls = static_cast<std::uint16_t>(empty ? 0 : fragment.pulls.size()),
+                   .started_ns = fragment.trace.request_start,
+                   .posted_ns = fragment.trace.request_posted};
+  auto& message = fragment.message;
+  message.clear();
+  const auto append = [&](const auto& value) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
+    message.insert(message.end(), bytes, bytes + sizeof value);
+  };
+  append(head);
+  if (empty) return;
+  for (const PushPiece& piece : fragment.pushes) append(piece.entry);
+  for (const PullPiece& piece : fragment.pulls) append(piece.entry);
+  for (const PushPiece& piece : fragment.pushes) {
+    if (piece.binding != nullptr) continue;
+    message.resize(inline_size(message.size()));
+    message.insert(message.end(), piece.data, piece.data + piece.entry.bytes);
+  }
+}
+
+/// Any thread, without the lock.
+void WorkerCore::pump(Link& link) {
+  Outgoing out;
+  {
+    const std::lock_guard lock(mutex_);
+    if (link.state != Link::State::open) return;
+    while (link.queue_front != nullptr && ready(*link.queue_front, out)) {
+      WorkerFragment& fragment = *link.queue_front;
+      link.queue_front = fragment.next;
+      if (link.queue_front == nullptr) link.queue_back = nullptr;
+      prepare(fragment);
+      out.add(fragment);
+    }
+  }
+  post(out);
+}
+
+void WorkerCore::post(Outgoing& out) noexcept {
+  for (const auto& small : out.messages) {
+    auto request = fabric::WorkRequest::send(server_port_, {small.bytes.data(), small.size}, nullptr);
+    if (front<Head>(small.bytes)->kind == Kind::bind) request = request.fenced();  // not before an unbind of the key
+    fabric_.submit(small.peer, {&request, 1}, never());
+  }
+  out.messages.clear();
+  for (WorkerFragment* fragment = out.first; fragment != nullptr;) {
+    WorkerFragment* const next = fragment->next;  // once posted, it may be over and used again
+    open_posts_.fetch_add(1, std::memory_order_relaxed);
+    fabric_.submit(fragment->link->peer, fragment->requests, never());
+    fragment = next;
+  }
+  out.first = out.last = nullptr;
+}
+
+void WorkerCore::on_posted(fabric::Completion& completion) noexcept {
+  auto& fragment = static_cast<WorkerFragment&>(completion);
+  fragment.core->posted(fragment);
+}
+
+/// Everything posted for the fragment has ended: its tensors are not read any more.
+void WorkerCore::posted(WorkerFragment& fragment) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    fragment.posted_open = false;
+    const fabric::Status status = fragment.status();
+    Link& link = *fragment.link;
+    if (!status.ok() && link.state != Link::State::failed) {
+      // A fragment is lost, and with it the count of rounds: nothing after it can be right.
+      fail_link(link, fabric_.explain(link.peer, status, "push_pull"));
+    }
+    maybe_end(fragment);
+  }
+  // After this the object may be gone.
+  open_posts_.fetch_sub(1, std::memory_order_release);
+}
+
+}  // namespace pushpull
+}  // namespace dtr::inline v0
