@@ -35,7 +35,7 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
         """UCX emulates one-sided transfers over tcp: 34 MB/s has been seen. No run shall take minutes."""
         if not test.startswith("ucp_") or size < 64 * KIB:
             return count
-        return max(20, min(count, 50_000_000 // size))
+        return max(4, min(count, 50_000_000 // size))
 
     add("put_lat", LATENCY, 8, 10, [], [("ucx", ["ucp_put_lat"])], [("openmpi", "put_lat")], "lat")
     add("send_lat", LATENCY, 8, 10, [], [("ucx", ["tag_lat"])], [("openmpi", "send_lat")], "lat")

@@ -88,7 +88,7 @@ void print_row(const Row& row);
 [[nodiscard]] Samples make_samples(const std::vector<std::uint64_t>& ends, double tick_ns, std::uint64_t operations);
 
 /// Posts all requests, making progress while there is no room. Throws Exception on a refused request. Only the last
-/// one may have a Completion, which need not be armed.
+/// one may have a Completion, without a continuation and not armed.
 void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests);
 inline void post_all(Pair& pair, const fabric::WorkRequest& request) { post_all(pair, std::span(&request, 1)); }
 
