@@ -139,20 +139,19 @@ TEST(ShmMemoryTest, MoreThreadsThanFlagLinesMayCopyAndTheirLinesAreUsedAgain) {
   Node target(0);
   Node node(1);
   const auto channel = open_channel(node, target);
-  Region& region = target.memory(8);
+  constexpr std::size_t kThreads = 300;
+  Region& region = target.memory(8 * kThreads);
   Region& local = node.memory(8);
-  std::memset(region.data(), 0, 8);
   const RemoteRegion* remote = value_or_throw(channel->import(region.key()));
   ASSERT_TRUE(pump_until({&node, &target}, 5s, [&] { return remote->mapped.load() != nullptr; }));
   for (int wave = 0; wave < 2; ++wave) {
-    constexpr int kThreads = 300;
-    std::atomic<int> copied{0};
+    std::atomic<std::size_t> copied{0};
     std::atomic<bool> leave{false};
     std::vector<std::thread> threads;
-    for (int i = 0; i < kThreads; ++i) {
-      threads.emplace_back([&] {
-        const WorkRequest put = WorkRequest::put({&local, 0}, {remote, 0}, 8, nullptr);
-        for (int k = 0; k < 10; ++k) copied += static_cast<int>(channel->post({&put, 1}, scaled(10s)).finished);
+    for (std::size_t i = 0; i < kThreads; ++i) {
+      threads.emplace_back([&, i] {
+        const WorkRequest put = WorkRequest::put({&local, 0}, {remote, 8 * i}, 8, nullptr);
+        for (int k = 0; k < 10; ++k) copied += channel->post({&put, 1}, scaled(10s)).finished;
         while (!leave) std::this_thread::sleep_for(1ms);  // keeps its line
       });
     }

@@ -35,8 +35,12 @@ TEST_P(RevocationTest, NoByteChangesAfterTheRegionIsDrained) {
   std::atomic<int> refused{0};
   std::atomic<int> surprises{0};
   std::vector<std::thread> threads;
-  for (const std::size_t bytes : {std::size_t{8}, std::size_t{5000}, kBytes}) {
-    threads.emplace_back([&, bytes] {
+  constexpr std::size_t kSmall = 8;
+  constexpr std::size_t kMedium = 5000;
+  constexpr std::size_t kRest = kBytes - kSmall - kMedium;
+  for (const auto& [offset, bytes] :
+       {std::pair{std::size_t{0}, kSmall}, std::pair{kSmall, kMedium}, std::pair{kSmall + kMedium, kRest}}) {
+    threads.emplace_back([&, offset = offset, bytes = bytes] {
       Completion done;
       while (!stop) {
         const RemoteRegion* remote = target.load();
@@ -45,7 +49,7 @@ TEST_P(RevocationTest, NoByteChangesAfterTheRegionIsDrained) {
           continue;
         }
         done.arm(1);
-        const WorkRequest request = WorkRequest::put({&source, 0}, {remote, 0}, bytes, &done);
+        const WorkRequest request = WorkRequest::put({&source, 0}, {remote, offset}, bytes, &done);
         const auto result = channel->post({&request, 1}, scaled(10s));
         Errc code = result.status.code;
         if (result.accepted == 0 || result.finished == 1) {

@@ -36,6 +36,8 @@ class LinkMemory {
     new (link.header_) LinkHeader;
     new (link.forward_.header) RingHeader;
     new (link.backward_.header) RingHeader;
+    link.forward_.header->tag = reinterpret_cast<std::uintptr_t>(link.header_) >> 10;
+    link.backward_.header->tag = link.forward_.header->tag + 2;
     return link;
   }
 

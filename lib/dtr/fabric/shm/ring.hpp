@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <span>
 
+#include "dtr/fabric/shm/race_detector.hpp"
+
 namespace dtr::inline v0 {
 namespace fabric::shm {
 
@@ -15,6 +17,7 @@ inline constexpr std::size_t kSlot = 64;
 /// What both ends share beside the slots.
 struct RingHeader {
   alignas(64) std::atomic<std::uint64_t> head{0};     ///< slots consumed so far; written by the consumer
+  std::uint64_t tag = 0;                              ///< names the ring to race detectors, else unused
   alignas(64) std::atomic<std::uint32_t> waiting{0};  ///< set by a producer without room, cleared by the consumer
 };
 static_assert(sizeof(RingHeader) == 128);
@@ -74,6 +77,7 @@ class RingProducer {
   void commit(std::uint8_t type, std::uint8_t port) noexcept {
     const std::uint64_t start = tail_ + padding_;
     ring_.word((start + slots_) & (ring_.slots - 1)).store(0, std::memory_order_relaxed);
+    order_before(ring_.header->tag);
     const FrameWord frame{.type = type, .port = port, .sequence = static_cast<std::uint16_t>(start), .bytes = bytes_};
     ring_.word(start & (ring_.slots - 1)).store(frame.pack(), std::memory_order_release);
     if (padding_ > 0) {
@@ -102,6 +106,7 @@ class RingProducer {
   [[nodiscard]] bool has_room(std::uint64_t slots) noexcept {
     if (ring_.slots - (tail_ - head_) >= slots) return true;
     const std::uint64_t head = ring_.header->head.load(std::memory_order_acquire);
+    order_after(ring_.header->tag + 1);
     if (tail_ - head > ring_.slots) {
       sane_ = false;
       return false;
@@ -142,6 +147,7 @@ class RingConsumer {
       const std::uint64_t at = head_ & (ring_.slots - 1);
       const std::uint64_t value = ring_.word(at).load(std::memory_order_acquire);
       if (value == 0) return Look::nothing;
+      order_after(ring_.header->tag);
       const FrameWord word = FrameWord::unpack(value);
       slots_ = FrameWord::slots(word.bytes);
       if (word.sequence != static_cast<std::uint16_t>(head_) || slots_ > ring_.slots - at) return Look::malformed;
@@ -163,6 +169,7 @@ class RingConsumer {
   /// Gives all consumed slots back. True if there were any.
   bool release() noexcept {
     if (head_ == released_) return false;
+    order_before(ring_.header->tag + 1);
     ring_.header->head.store(head_, std::memory_order_release);
     released_ = head_;
     return true;
