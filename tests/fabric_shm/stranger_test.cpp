@@ -152,7 +152,7 @@ struct PlayedInitiator {
   bool frame(std::uint8_t type, std::span<const std::byte> bytes) {
     std::byte* at = producer.reserve(static_cast<std::uint32_t>(bytes.size()));
     if (at == nullptr) return false;
-    std::memcpy(at, bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(at, bytes.data(), bytes.size());
     producer.commit(type, 1);
     return true;
   }
