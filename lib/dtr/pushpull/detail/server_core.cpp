@@ -13,6 +13,7 @@ namespace pushpull {
 namespace {
 
 constexpr int kHighestGroup = 31;
+constexpr auto kGoodbyeBound = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -57,6 +58,7 @@ ServerCore::~ServerCore() {
   if (open_) {
     break_all(
         {.code = Errc::closed, .message = "the server has ended", .operation = operation_, .peer = runtime_.rank()});
+    static_cast<void>(fabric_.progress().wait([this]() noexcept { return !anyone_present(); }, kGoodbyeBound));
     fabric_.close_port(server_port_);
   }
   for (ServerFragment& fragment : fragments_) {

@@ -71,6 +71,7 @@ void ServerCore::answered(PullAnswer& put) noexcept {
     --to.answers;
     if (!status.ok() && !workers_[static_cast<std::size_t>(to_worker)].standing.gone) {
       Error error = fabric_.explain(static_cast<fabric::PeerId>(rank_of(to_worker)), status, operation_);
+      if (error.code == Errc::ok) error.code = status.code;  // the fabric does not know yet that the peer is gone
       if (!to.responded) {
         to.failure = std::move(error);
       } else {

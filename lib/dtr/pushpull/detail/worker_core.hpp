@@ -101,7 +101,7 @@ class WorkerCore final : public fabric::PortHandler {
   bool take_inlined(WorkerFragment& fragment, std::span<const std::byte> payload);
   void take_muted(Link& link, std::span<const std::byte> payload);
   void take_release(Link& link, std::span<const std::byte> payload);
-  void take_broken(Link& link, std::span<const std::byte> payload);
+  void take_broken(Link& link, std::span<const std::byte> payload, Outgoing& out);
   WorkerFragment* fragment_of(const Link& link, std::uint64_t ticket) noexcept;
   void release_slots(WorkerFragment& fragment) noexcept;
   void maybe_end(WorkerFragment& fragment) noexcept;

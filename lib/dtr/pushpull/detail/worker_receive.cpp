@@ -56,7 +56,7 @@ void WorkerCore::on_message(fabric::PeerId from, std::span<const std::byte> payl
           take_release(*link, payload);
           break;
         case Kind::broken:
-          take_broken(*link, payload);
+          take_broken(*link, payload, out);
           break;
         default:
           DTR_LOG_WARN("push_pull: rank ", from, " sent a message of unknown kind ", static_cast<int>(head->kind));
@@ -208,9 +208,12 @@ void WorkerCore::take_release(Link& link, std::span<const std::byte> payload) {
   if (WorkerFragment* const fragment = fragment_of(link, release->ticket)) release_slots(*fragment);
 }
 
-void WorkerCore::take_broken(Link& link, std::span<const std::byte> payload) {
+void WorkerCore::take_broken(Link& link, std::span<const std::byte> payload, Outgoing& out) {
   const auto broken = front<Broken>(payload);
   if (!broken) return;
+  // The server stays until it knows that everybody has heard the reason: its own end would be another one.
+  out.add(link.peer,
+          Bye{.head = {.kind = Kind::bye, .flags = Bye::kUnclean, .epoch = epoch_}, .rounds = link.next_seq});
   fail_link(link, {.code = static_cast<Errc>(broken->code),
                    .message = std::string(words_after<Broken>(payload)) + " (told by the server, rank " +
                               std::to_string(link.peer) + ")",

@@ -178,7 +178,12 @@ void WorkerCore::posted(WorkerFragment& fragment) noexcept {
     Link& link = *fragment.link;
     if (!status.ok() && link.state != Link::State::failed) {
       // A fragment is lost, and with it the count of rounds: nothing after it can be right.
-      fail_link(link, fabric_.explain(link.peer, status, "push_pull"));
+      Error error = fabric_.explain(link.peer, status, "push_pull");
+      if (error.code == Errc::ok) {  // its requests ended before the fabric knew that the peer is gone
+        error.code = status.code;
+        error.message = "the connection broke";
+      }
+      fail_link(link, std::move(error));
     }
     maybe_end(fragment);
   }
