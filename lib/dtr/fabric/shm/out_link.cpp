@@ -310,8 +310,7 @@ Deadline::Clock::time_point OutLink::next_deadline() const noexcept {
     return Deadline::Clock::now() + std::chrono::milliseconds(1);  // a thread is still inside the peer's memory
   }
   if (open_operations_.load(std::memory_order_acquire) == 0) return next;
-  auto& self = const_cast<OutLink&>(*this);
-  const std::lock_guard lock(self.lock_);
+  const std::lock_guard lock(lock_);
   for (std::uint32_t id = operations_.front(); id != operations_.back(); ++id) {
     if (operations_[id].open()) next = std::min(next, operations_[id].deadline);
   }

@@ -100,7 +100,7 @@ class OutLink final : public Watcher {
   std::uint32_t max_message_ = 0;
   OutParts parts_{};  ///< set once, before the gate opens; descriptors but the doorbell are progress's own
 
-  SpinLock lock_;  ///< ring, operations, phase
+  mutable SpinLock lock_;  ///< ring, operations, phase
   RingProducer forward_;
   OperationTable operations_;
   std::atomic<std::uint32_t> open_operations_{0};

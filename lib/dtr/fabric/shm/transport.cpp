@@ -1,23 +1,13 @@
-// The shm transport: what progress does, in which order.
-#include <algorithm>
-#include <bit>
-#include <cerrno>
-#include <cstring>
-#include <deque>
-#include <exception>
-#include <string>
+#include "dtr/fabric/shm/transport.hpp"
 
-#include <sodium.h>
-#include <sys/eventfd.h>
+#include <algorithm>
+#include <cstring>
+#include <exception>
+
 #include <unistd.h>
 
-#include "dtr/base/file.hpp"
 #include "dtr/base/log.hpp"
-#include "dtr/fabric/shm/greeter.hpp"
-#include "dtr/fabric/shm/in_link.hpp"
-#include "dtr/fabric/shm/local.hpp"
-#include "dtr/fabric/shm/out_link.hpp"
-#include "dtr/fabric/shm/shm.hpp"
+#include "dtr/fabric/shm/channel.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric::shm {
@@ -27,90 +17,7 @@ namespace {
 constexpr std::uint32_t kPollEvery = 64;  ///< a system call among so many looks at memory
 constexpr int kLoudRefusals = 10;
 
-/// The handle that a channel's user holds; the link may outlive it until progress has put it away.
-class ShmChannel final : public Channel {
- public:
-  explicit ShmChannel(std::shared_ptr<OutLink> link) : link_(std::move(link)) {}
-  ~ShmChannel() override { link_->detach(); }
-
-  PostResult post(std::span<const WorkRequest> requests, Deadline deadline) noexcept override {
-    return link_->post(requests, deadline);
-  }
-  Result<const RemoteRegion*> import(const RemoteKey& key) override { return link_->import(key); }
-  std::uint32_t cancel(Completion& completion) noexcept override { return link_->cancel(completion); }
-  // What ends here is never touched again: copies happen in the caller, or under a lock that ending takes too.
-  bool quiesced() const noexcept override { return true; }
-  // A ring loses nothing, so there is nothing to replay and no connection to renew.
-  void reset() noexcept override { link_->end_atomics(); }
-  void close() noexcept override { link_->close(); }
-  void abort(Errc code) noexcept override { link_->abort(code); }
-  ChannelState state() const noexcept override { return link_->state(); }
-  std::string path() const override { return link_->path(); }
-  std::string explain(const Status& status) const override { return link_->explain(status); }
-
- private:
-  std::shared_ptr<OutLink> link_;
-};
-
-class ShmTransport final : public Transport, private Watcher {
- public:
-  ShmTransport(std::shared_ptr<Local> local, UniqueFd listener, const Address& address, std::string domain)
-      : local_(std::move(local)), listener_(std::move(listener)), address_(address), domain_(std::move(domain)) {}
-  ~ShmTransport() override;
-
-  Result<void> watch();
-
-  std::string_view name() const noexcept override { return "shm"; }
-  std::string domain() const override { return domain_; }
-  bool moves(MemoryKind kind) const noexcept override { return kind != MemoryKind::cuda; }
-  std::vector<std::byte> address() const override {
-    const auto bytes = std::as_bytes(std::span(&address_, 1));
-    return {bytes.begin(), bytes.end()};
-  }
-
-  Result<void> register_region(Region& region) override;
-  bool drained(const Region& region) noexcept override;
-  void deregister_region(Region& region) noexcept override;
-  Result<std::unique_ptr<Channel>> connect(PeerId peer, std::span<const std::byte> address, Deadline deadline) override;
-  void fence(PeerId peer) noexcept override;
-  void leave() noexcept override;
-
-  int progress(int budget) noexcept override;
-  int wait_descriptor() const noexcept override { return local_->poller.fd(); }
-  bool prepare_sleep() noexcept override;
-  Deadline::Clock::time_point next_deadline() const noexcept override;
-
- private:
-  void on_readable(int fd) noexcept override;
-  int round(int budget);
-  int greet();
-  void admit(InParts parts);
-  void refuse(const Error& why);
-  void take_requests();
-  [[nodiscard]] bool has_work();
-
-  const std::shared_ptr<Local> local_;
-  const UniqueFd listener_;
-  const Address address_;
-  const std::string domain_;
-  Watch listener_watch_;
-  Watch doorbell_watch_;
-
-  std::mutex mutex_;  ///< what other threads ask of progress
-  std::vector<std::shared_ptr<OutLink>> new_links_;
-  std::vector<PeerId> new_fences_;
-  std::atomic<bool> requests_{false};
-
-  std::deque<std::unique_ptr<Greeter>> greeters_;  // progress only, as what follows
-  std::vector<std::unique_ptr<InLink>> in_;
-  std::vector<std::shared_ptr<OutLink>> out_;
-  std::uint32_t rounds_ = 0;
-  bool slept_ = true;
-  bool accepting_ = false;
-  int refusals_ = 0;
-  std::size_t first_ = 0;           ///< the link that is served first: none starves another
-  std::vector<RemoteKey> revoked_;  ///< regions whose revocation all peers have seen
-};
+}  // namespace
 
 ShmTransport::~ShmTransport() {
   if (local_->fork_guard.in_forked_child()) return;
@@ -371,65 +278,6 @@ void ShmTransport::leave() noexcept {
   } catch (const std::exception& e) {
     DTR_LOG_ERROR("shm: leave: ", e.what());
   }
-}
-
-/// Boot and network namespace: processes that agree in both share memory and abstract sockets.
-Result<std::string> domain_of(const Identity& identity) {
-  auto boot = read_file("/proc/sys/kernel/random/boot_id");
-  if (!boot) return fail(std::move(boot.error()));
-  std::string net(64, '\0');
-  const ssize_t length = ::readlink("/proc/self/ns/net", net.data(), net.size());
-  if (length < 0) return fail(errno_error(errno, "readlink /proc/self/ns/net", "start shm"));
-  net.resize(static_cast<std::size_t>(length));
-  boot->erase(std::remove(boot->begin(), boot->end(), '\n'), boot->end());
-  return "shm:" + identity.host_id + ":" + *boot + ":" + net;
-}
-
-/// Rings hold four of the largest messages, whatever is asked for.
-Result<ShmOptions> usable(ShmOptions options) {
-  constexpr std::size_t kLargest = LinkMemory::kMaxSlots * kSlot;
-  if (options.ring_bytes > kLargest || options.eager_bytes > kLargest / 8 || options.max_handshakes == 0) {
-    return fail(Errc::invalid_argument,
-                "ring_bytes " + std::to_string(options.ring_bytes) + ", eager_bytes " +
-                    std::to_string(options.eager_bytes) + ", max_handshakes " + std::to_string(options.max_handshakes) +
-                    ": at most " + std::to_string(kLargest) + ", an eighth of it, at least 1",
-                "start shm");
-  }
-  const std::size_t least = std::max(LinkMemory::kMinSlots * kSlot, 4 * (options.eager_bytes + kSlot));
-  options.ring_bytes = std::bit_ceil(std::max(options.ring_bytes, least));
-  return options;
-}
-
-Result<std::unique_ptr<Transport>> make(const TransportContext& context, const ShmOptions& asked) {
-  auto options = usable(asked);
-  if (!options) return fail(std::move(options.error()));
-  if (sodium_init() < 0) return fail(Errc::unsupported, "no source of random numbers", "start shm");
-  auto domain = domain_of(context.identity);
-  if (!domain) return fail(std::move(domain.error()));
-  auto local = std::make_shared<Local>(context, *options);
-  local->barriers = enable_barriers();
-  auto control = Control::create(local->barriers);
-  if (!control) return fail(std::move(control.error()));
-  local->control = std::move(*control);
-  local->lines = std::make_shared<FlagLines>(local->control);
-  local->doorbell.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!local->doorbell) return fail(errno_error(errno, "eventfd", "start shm"));
-  randombytes_buf(local->probe.data(), local->probe.size());
-  if (auto opened = local->poller.open(); !opened) return fail(std::move(opened.error()));
-
-  Address address{.pid = static_cast<std::uint32_t>(::getpid())};
-  randombytes_buf(address.name.data(), address.name.size());
-  auto listener = listen_at(address);
-  if (!listener) return fail(std::move(listener.error()));
-  auto transport = std::make_unique<ShmTransport>(std::move(local), std::move(*listener), address, std::move(*domain));
-  if (auto watched = transport->watch(); !watched) return fail(std::move(watched.error()));
-  return transport;
-}
-
-}  // namespace
-
-Result<std::unique_ptr<Transport>> make_shm(const TransportContext& context, const ShmOptions& options) {
-  return make(context, options);
 }
 
 }  // namespace fabric::shm
