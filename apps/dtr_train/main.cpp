@@ -76,9 +76,10 @@ dtr::Result<void> end_together(dtr::Runtime& rt, dtr::Result<void> mine, dtr::De
   dtr::ByteWriter words;
   words.value(mine ? dtr::Errc::ok : mine.error().code).text(mine ? "" : mine.error().to_string());
   const auto all = rt.allgather("dtr_train ends", words.view(), deadline);
+  const bool died = !all && all.error().code == dtr::Errc::peer_failed;
   // A death is the cause of what else went wrong.
-  if (!all && (mine || all.error().code == dtr::Errc::peer_failed)) return dtr::fail(all.error());
-  if (!mine) return mine;
+  if (!mine && (!died || mine.error().code == dtr::Errc::peer_failed)) return mine;
+  if (!all) return dtr::fail(all.error());
   for (std::size_t rank = 0; rank < all->size(); ++rank) {
     dtr::ByteReader in((*all)[rank]);
     const auto code = in.value<dtr::Errc>();

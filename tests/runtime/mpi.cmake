@@ -1,0 +1,6 @@
+dtr_mpi_test(runtime/mpi-carries-no-data 4 runtime_mpi_calls_mpi)
+
+# The counters above see everything only if the program leaves no MPI function to the library.
+add_test(NAME runtime/every-mpi-function-is-counted
+         COMMAND sh -c "! nm --undefined-only $1 | grep -E ' U MPI_[A-Z]'" sh $<TARGET_FILE:runtime_mpi_calls_mpi>)
+set_tests_properties(runtime/every-mpi-function-is-counted PROPERTIES LABELS mpi)
