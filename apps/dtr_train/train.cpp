@@ -19,6 +19,7 @@ namespace dtr::train {
 
 namespace {
 
+constexpr auto kStart = std::chrono::minutes(2);  ///< ranks may read their data at very different speeds
 constexpr float kMomentum = 0.9F;
 constexpr std::size_t kChunks = 16;      ///< keys: enough to spread over servers, few enough to stay large
 constexpr std::size_t kLineFloats = 16;  ///< chunks begin on cache lines
@@ -127,7 +128,7 @@ class Training {
                      .seed = options_.seed,
                      .unit = ShardUnit::sample,
                      .tail = TailPolicy::drop};
-    if (auto registered = registry_.register_dataset(info, rt_.operation_timeout()); !registered) return registered;
+    if (auto registered = registry_.register_dataset(info, kStart); !registered) return registered;
     auto files = open_mnist(options_.data, MnistPart::train);
     if (!files) return fail(std::move(files.error()));
     readers_ = {files->images, files->labels};
@@ -139,7 +140,7 @@ class Training {
 
   Result<void> resume() {
     if (!checkpoints_) return fail(Errc::invalid_argument, "--resume needs --checkpoint-dir", "dtr_train");
-    const auto loaded = checkpoints_->load_latest(rt_.operation_timeout());
+    const auto loaded = checkpoints_->load_latest(kStart);
     if (!loaded) {
       if (loaded.error().code != Errc::not_found && loaded.error().code != Errc::corrupt) return fail(loaded.error());
       say("no checkpoint to resume from (" + loaded.error().message + "); starting at step 0");

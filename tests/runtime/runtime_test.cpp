@@ -100,7 +100,8 @@ TEST(RuntimeTest, BarrierOfARoleThatThisRankLacksIsAnError) {
 
 TEST(RuntimeTest, ServicePortsAreDisjoint) {
   Runtime rt(alone());
-  EXPECT_EQ(value_or_throw(rt.service_port("pushpull worker", 1)), value_or_throw(rt.service_port("pushpull worker", 0)) + 1);
+  EXPECT_EQ(value_or_throw(rt.service_port("pushpull worker", 1)),
+            value_or_throw(rt.service_port("pushpull worker", 0)) + 1);
   EXPECT_EQ(rt.service_port("pushpull worker", 64).error().code, Errc::out_of_range);
   EXPECT_EQ(rt.service_port("no such", 0).error().code, Errc::not_found);
 }

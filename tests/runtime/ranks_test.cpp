@@ -1,0 +1,141 @@
+// Several ranks as threads of one process, over shared memory and over tcp.
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "dtr/bootstrap/local.hpp"
+#include "dtr/runtime/runtime.hpp"
+#include "support/test_support.hpp"
+
+namespace dtr {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+using testing::scaled;
+
+/// Runs `body(rank, its Bootstrap)` on a thread for each rank.
+void on_ranks(int size, const std::function<void(int, std::unique_ptr<Bootstrap>)>& body) {
+  auto bootstraps = local_bootstraps(size);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < size; ++rank) {
+    threads.emplace_back([&, rank] { body(rank, std::move(bootstraps[static_cast<std::size_t>(rank)])); });
+  }
+  for (auto& thread : threads) thread.join();
+}
+
+RuntimeOptions options_for(std::unique_ptr<Bootstrap> bootstrap, const std::string& transport, int servers = 0) {
+  RuntimeOptions options;
+  options.servers = servers;
+  options.bootstrap = std::move(bootstrap);
+  options.config.overrides = {{"transport.allow", transport}};
+  return options;
+}
+
+class RanksTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  static void with_runtimes(int size, int servers, const std::function<void(Runtime&)>& body) {
+    on_ranks(size, [&](int, std::unique_ptr<Bootstrap> bootstrap) {
+      auto rt = Runtime::init(options_for(std::move(bootstrap), GetParam(), servers));
+      ASSERT_TRUE(rt) << rt.error().to_string();
+      body(**rt);
+    });
+  }
+};
+
+TEST_P(RanksTest, AllgatherCarriesLargeBlobsOfDifferentSizes) {
+  with_runtimes(3, 0, [](Runtime& rt) {
+    for (int round = 0; round < 3; ++round) {
+      const auto size = static_cast<std::size_t>(rt.rank()) * 300'000;
+      const auto all = rt.allgather("blob", Bytes(size, static_cast<std::byte>(rt.rank())), scaled(30s));
+      ASSERT_TRUE(all) << all.error().to_string();
+      for (std::size_t r = 0; r < 3; ++r) EXPECT_EQ((*all)[r], Bytes(r * 300'000, static_cast<std::byte>(r)));
+    }
+    EXPECT_TRUE(rt.finalize(scaled(30s)));
+  });
+}
+
+TEST_P(RanksTest, WorkersAndServersAgreeAmongThemselves) {
+  with_runtimes(5, 2, [](Runtime& rt) {
+    auto group = rt.is_worker() ? rt.worker_group() : rt.server_group();
+    ASSERT_TRUE(group) << group.error().to_string();
+    EXPECT_EQ((*group)->size(), rt.is_worker() ? 3 : 2);
+    EXPECT_EQ((*group)->rank(), rt.is_worker() ? rt.worker_index() : rt.server_index());
+    const auto all = (*group)->allgather("who", Bytes(1, static_cast<std::byte>(rt.rank())), scaled(30s));
+    ASSERT_TRUE(all) << all.error().to_string();
+    for (std::size_t i = 0; i < all->size(); ++i) {
+      EXPECT_EQ((*all)[i], Bytes(1, static_cast<std::byte>(rt.is_worker() ? i : i + 3)));
+    }
+    EXPECT_FALSE(rt.is_worker() ? rt.server_group() : rt.worker_group());
+    EXPECT_TRUE(rt.barrier({.servers = rt.is_server(), .workers = rt.is_worker()}, scaled(30s)));
+    EXPECT_TRUE(rt.finalize(scaled(30s)));
+  });
+}
+
+TEST_P(RanksTest, ABarrierAndAnAllgatherThatTimeOutNameWhoIsMissing) {
+  std::atomic<int> gave_up{0};
+  with_runtimes(3, 0, [&](Runtime& rt) {
+    ASSERT_TRUE(rt.barrier({}, scaled(30s)));
+    if (rt.rank() == 1) {
+      while (gave_up < 2) std::this_thread::sleep_for(1ms);
+    } else {
+      const auto late = rt.barrier({}, 1s);
+      ASSERT_FALSE(late);
+      EXPECT_THAT(late.error().to_string(), HasSubstr("barrier: timed_out: did not come: rank 1"));
+      const auto alone = rt.allgather("t", {}, 1s);
+      ASSERT_FALSE(alone);
+      EXPECT_THAT(alone.error().to_string(), HasSubstr("timed_out: did not come: rank 1"));
+      ++gave_up;
+    }
+    if (rt.rank() == 1) {
+      EXPECT_TRUE(rt.barrier({}, scaled(30s))) << "it meets the barrier that the others gave up";
+    }
+    EXPECT_TRUE(rt.finalize(scaled(30s)));
+  });
+}
+
+TEST_P(RanksTest, WhoLeavesEarlyEndsTheMeetingsOfTheOthersWithPeerLeft) {
+  with_runtimes(3, 0, [](Runtime& rt) {
+    ASSERT_TRUE(rt.allgather("all here", {}, scaled(30s)));
+    if (rt.rank() == 2) {
+      EXPECT_EQ(rt.finalize(200ms).error().code, Errc::timed_out);
+      return;
+    }
+    const auto started = std::chrono::steady_clock::now();
+    const auto met = rt.allgather("without rank 2", {}, scaled(30s));
+    ASSERT_FALSE(met);
+    EXPECT_EQ(met.error().code, Errc::peer_left) << met.error().to_string();
+    const auto ended = rt.finalize(scaled(20s));
+    EXPECT_FALSE(ended);
+    EXPECT_LT(std::chrono::steady_clock::now() - started, scaled(10s)) << "finalize waited for who had left";
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(, RanksTest, ::testing::Values("shm", "tcp"), [](const auto& tested) { return tested.param; });
+
+TEST(RanksInitTest, RolesThatDifferAreAnErrorOnEveryRank) {
+  on_ranks(3, [](int rank, std::unique_ptr<Bootstrap> bootstrap) {
+    const auto made = Runtime::init(options_for(std::move(bootstrap), "shm", rank == 1 ? 2 : 1));
+    ASSERT_FALSE(made);
+    EXPECT_EQ(made.error().code, Errc::invalid_argument);
+    EXPECT_THAT(made.error().to_string(), HasSubstr("the roles differ"));
+  });
+}
+
+TEST(RanksInitTest, AConfigErrorOfOneRankIsAnErrorOnEveryRankThatNamesIt) {
+  on_ranks(3, [](int rank, std::unique_ptr<Bootstrap> bootstrap) {
+    auto options = options_for(std::move(bootstrap), "shm");
+    if (rank == 1) options.config.overrides.push_back({"progress.spin", "1"});
+    const auto made = Runtime::init(std::move(options));
+    ASSERT_FALSE(made);
+    EXPECT_THAT(made.error().to_string(), HasSubstr("progress.spin_us"));
+    EXPECT_EQ(made.error().peer, rank == 1 ? -1 : 1);
+  });
+}
+
+}  // namespace
+}  // namespace dtr
