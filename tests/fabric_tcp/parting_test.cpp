@@ -80,7 +80,7 @@ class Child {
 };
 
 struct Parent {
-  explicit Parent(const Child& child) {
+  explicit Parent(const Child& child, fabric::tcp::TcpOptions options = {}) : node(0, 2, options) {
     memory = pattern(Child::kMemory, 1);
     region = node.add(memory);
     channel = value_or_throw(node.transport->connect(1, child.address, Deadline(scaled(10s))));
@@ -99,7 +99,7 @@ struct Parent {
     return done.status();
   }
 
-  Node node{0, 2};
+  Node node;
   std::vector<std::byte> memory;
   Region* region = nullptr;
   std::unique_ptr<Channel> channel;
@@ -158,7 +158,7 @@ TEST(TcpPartingTest, APeerThatOnlyTalksToUsIsNoticedWhenItDies) {
 
 TEST(TcpPartingTest, AStoppedPeerIsNotDeadAndNothingCorruptsWhenItGoesOn) {
   Child child;
-  Parent parent(child);
+  Parent parent(child, {.failure_detect = 1000ms});  // a full window for longer than that is no sign of death
   child.kill(SIGSTOP);
   std::vector<Completion> done(20);
   for (std::size_t i = 0; i < done.size(); ++i) {
@@ -171,7 +171,7 @@ TEST(TcpPartingTest, AStoppedPeerIsNotDeadAndNothingCorruptsWhenItGoesOn) {
   ASSERT_TRUE(drive_until(
       5s, [&] { return done.front().done() && done.back().done(); }, parent.node));
   for (const Completion& completion : done) EXPECT_EQ(completion.status().code, Errc::timed_out);
-  drive_for(1500ms, parent.node);
+  drive_for(4000ms, parent.node);
   EXPECT_TRUE(parent.node.recorder.downs.empty());
   parent.channel->reset();  // also while it is stopped: the kernel takes the new connection
   EXPECT_TRUE(parent.channel->quiesced());

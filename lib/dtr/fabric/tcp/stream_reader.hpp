@@ -30,7 +30,9 @@ class StreamReader {
         end_ -= begin_;
         begin_ = 0;
       }
-      pieces[0] = {buffer_.get() + end_, kBufferBytes - end_};
+      // After a large payload a large one is likely: a long read would only mean one more copy of its first part.
+      const std::size_t room = kBufferBytes - end_;
+      pieces[0] = {buffer_.get() + end_, large_ ? std::min(room, kShortAheadBytes) : room};
       return 1;
     }
     // All that was buffered has gone into the payload.
@@ -43,8 +45,7 @@ class StreamReader {
     direct_ = static_cast<std::size_t>(std::min<std::uint64_t>(remaining_, kSliceBytes));
     pieces[0] = {target_, direct_};
     if (direct_ < remaining_) return 1;
-    // The next headers come with the end of this payload. After a large one a large one is likely: then a long
-    // read-ahead would only mean one more copy of its first part.
+    // The next headers come with the end of this payload.
     pieces[1] = {buffer_.get(), large_ ? kShortAheadBytes : kBufferBytes};
     return 2;
   }
