@@ -3,70 +3,18 @@
 #include <random>
 
 #include "dtr/fabric/tcp/address.hpp"
-#include "dtr/fabric/tcp/request_reader.hpp"
-#include "fabric_tcp/node.hpp"
+#include "fabric_tcp/stream_target.hpp"
 
 namespace dtr::testing {
 namespace {
 
 using namespace fabric::tcp;
 
-struct Target {
-  Target() : regions(value_or_throw(RegionTable::create())) {
-    region = value_or_throw(regions->add(std::span(memory).subspan(4096, 8192), {}));
-  }
-  [[nodiscard]] RequestHeader header(RequestType type, std::uint64_t offset, std::uint64_t length) const {
-    const RemoteKey& key = region->key();
-    return {.type = type,
-            .port = 1,
-            .slot = key.slot,
-            .generation = key.generation,
-            .secret = key.secret,
-            .offset = offset,
-            .length = length};
-  }
-  /// True if nobody wrote outside of the region.
-  [[nodiscard]] bool intact() const {
-    for (std::size_t i = 0; i < 4096; ++i) {
-      if (memory[i] != std::byte{0} || memory[4096 + 8192 + i] != std::byte{0}) return false;
-    }
-    return true;
-  }
+using Target = StreamTarget;
 
-  std::vector<std::byte> memory = std::vector<std::byte>(4096 + 8192 + 4096);
-  std::unique_ptr<RegionTable> regions;
-  Region* region = nullptr;
-  Recorder recorder;
-  Inbound inbound;
-};
-
-/// Feeds bytes in pieces of random size, and takes the replies away as a socket would.
-void feed(Target& target, std::span<const std::byte> bytes, std::mt19937& random) {
-  ReplyQueue replies(0, target.inbound.processed);
-  Outbox outbox;
-  RequestReader reader(0, target.inbound, *target.regions, target.recorder, replies);
-  while (!bytes.empty() && reader.error() == nullptr) {
-    if (reader.blocked()) {
-      while (replies.fill(outbox)) outbox.clear();
-      replies.flushed();
-      reader.received(0);
-      continue;
-    }
-    iovec pieces[2];
-    const std::size_t count = reader.prepare(pieces);
-    std::size_t left = std::min<std::size_t>(bytes.size(), 1 + random() % (random() % 4 == 0 ? 70000 : 60));
-    std::size_t given = 0;
-    for (std::size_t i = 0; i < count && left > 0; ++i) {
-      const std::size_t n = std::min(left, pieces[i].iov_len);
-      std::memcpy(pieces[i].iov_base, bytes.data() + given, n);
-      given += n;
-      left -= n;
-    }
-    if (given == 0) return;  // nothing is read any more
-    bytes = bytes.subspan(given);
-    reader.received(given);
-    replies.acknowledge(target.inbound.processed);
-  }
+/// Mostly small pieces, now and then a large one.
+auto pieces_by(std::mt19937& random) {
+  return [&random]() -> std::size_t { return 1 + random() % (random() % 4 == 0 ? 70000 : 60); };
 }
 
 std::vector<std::byte> honest_stream(const Target& target, std::mt19937& random, std::size_t requests) {
@@ -122,7 +70,7 @@ TEST(TcpParserTest, AStreamIsExecutedWholeInWhateverPiecesItComes) {
       }
       at += bytes;
     }
-    feed(target, stream, cuts);
+    feed(target, stream, pieces_by(cuts));
     EXPECT_EQ(target.inbound.processed, 300U);
     EXPECT_TRUE(target.inbound.refusals.empty());
     EXPECT_EQ(target.recorder.messages.size(), messages);
@@ -142,7 +90,7 @@ TEST(TcpParserTest, MutatedStreamsHarmNothing) {
       stream[random() % stream.size()] ^= static_cast<std::byte>(1U << (random() % 8));
     }
     if (random() % 4 == 0) stream.erase(stream.begin() + static_cast<std::ptrdiff_t>(random() % stream.size()));
-    feed(target, stream, random);
+    feed(target, stream, pieces_by(random));
     ASSERT_TRUE(target.intact());
     ASSERT_EQ(target.region->uses(), 0U);
   }
@@ -155,7 +103,7 @@ TEST(TcpParserTest, RandomBytesHarmNothing) {
     auto stream = pattern(1 + random() % 3000, static_cast<std::uint64_t>(round));
     if (random() % 2 == 0) stream[0] = static_cast<std::byte>(random() % 12);
     if (random() % 2 == 0 && stream.size() > 4) stream[2] = stream[3] = std::byte{0};
-    feed(target, stream, random);
+    feed(target, stream, pieces_by(random));
     ASSERT_TRUE(target.intact());
     ASSERT_EQ(target.region->uses(), 0U);
   }
@@ -166,7 +114,7 @@ TEST(TcpParserTest, NothingIsExecutedForAPeerThatWasShutOut) {
   Target target;
   const auto stream = honest_stream(target, random, 100);
   target.inbound.shut_out = true;
-  feed(target, stream, random);
+  feed(target, stream, pieces_by(random));
   EXPECT_EQ(target.inbound.processed, 0U);
   EXPECT_TRUE(target.recorder.messages.empty() && target.recorder.notifications.empty());
 }

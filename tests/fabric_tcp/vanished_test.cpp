@@ -30,11 +30,16 @@ TEST(TcpSilenceTest, AHostIsGoneOnlyIfItOwedAnAnswerAtEveryLook) {
 class OtherHost {
  public:
   OtherHost() : name_("dtr" + std::to_string(::getpid())) {
+    // A net of four addresses of its own, out of those kept for tests: several of these may run at once.
+    const auto number = static_cast<unsigned>(::getpid());
+    const std::string net = "198.18." + std::to_string(number / 64 % 256) + ".";
+    here = net + std::to_string(number % 64 * 4 + 1);
+    there = net + std::to_string(number % 64 * 4 + 2);
     const std::string near = name_ + "n";
     const std::string far = name_ + "f";
     ready_ = run("ip netns add " + name_) && run("ip link add " + near + " type veth peer name " + far) &&
-             run("ip link set " + far + " netns " + name_) && run("ip addr add 198.18.77.1/30 dev " + near) &&
-             run("ip link set " + near + " up") && run("ip -n " + name_ + " addr add 198.18.77.2/30 dev " + far) &&
+             run("ip link set " + far + " netns " + name_) && run("ip addr add " + here + "/30 dev " + near) &&
+             run("ip link set " + near + " up") && run("ip -n " + name_ + " addr add " + there + "/30 dev " + far) &&
              run("ip -n " + name_ + " link set " + far + " up") && run("ip -n " + name_ + " link set lo up");
   }
   ~OtherHost() {
@@ -48,7 +53,10 @@ class OtherHost {
     return space && ::setns(space.get(), CLONE_NEWNET) == 0;
   }
   /// Nothing comes back from it any more.
-  [[nodiscard]] bool vanish() const { return run("ip -n " + name_ + " route replace blackhole 198.18.77.1/32"); }
+  [[nodiscard]] bool vanish() const { return run("ip -n " + name_ + " route replace blackhole " + here + "/32"); }
+
+  std::string here;
+  std::string there;
 
  private:
   static bool run(const std::string& command) { return std::system((command + " >/dev/null 2>&1").c_str()) == 0; }
@@ -64,7 +72,7 @@ void vanish_under(bool traffic) {
   const pid_t child = ::fork();
   if (child == 0) {
     if (!host.move_in()) ::_exit(1);
-    Node node(1, 2, {.bind_address = "198.18.77.2"});
+    Node node(1, 2, {.bind_address = host.there});
     std::vector<std::byte> memory(1 << 20);
     const RemoteKey key = node.add(memory)->key();
     const auto address = node.transport->address();
@@ -82,7 +90,7 @@ void vanish_under(bool traffic) {
   const bool told = ::read(from.get(), address.data(), 20) == 20 &&
                     ::read(from.get(), &key, sizeof key) == static_cast<ssize_t>(sizeof key);
   if (told) {
-    Node node(0, 2, {.bind_address = "198.18.77.1", .failure_detect = 1000ms});
+    Node node(0, 2, {.bind_address = host.here, .failure_detect = 1000ms});
     auto channel = value_or_throw(node.transport->connect(1, address, Deadline(scaled(10s))));
     EXPECT_TRUE(drive_until(
         10s, [&] { return channel->state() == ChannelState::open; }, node));
