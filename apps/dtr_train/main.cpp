@@ -43,13 +43,15 @@ void stop_soon(int /*signal*/) {
   if (dtr::Runtime* rt = running.load(std::memory_order_relaxed)) rt->request_stop();
 }
 
-/// Slurm sends SIGUSR1 ahead of the time limit, if asked to: the ranks agree on a step, save it, and end.
+/// Slurm sends SIGUSR1 ahead of the time limit, if asked to, and SIGTERM when it preempts: the ranks agree on a step,
+/// save it, and end.
 void install_handler() {
   struct sigaction action {};
   action.sa_handler = stop_soon;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   sigaction(SIGUSR1, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
 }
 
 void print(const Summary& summary) {

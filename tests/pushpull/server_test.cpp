@@ -40,8 +40,18 @@ void scale_batches(Runtime& rt) {
   }
 }
 
-TEST_P(ServerTest, BatchesAreMatchedByNumberAndAnsweredEachToItsWorker) {
-  if (GetParam().colocated) GTEST_SKIP() << "one thread a rank here; see the Reducer's tests";
+/// Where server and worker do not share the one thread of a rank.
+class SeparateServerTest : public ::testing::TestWithParam<Job> {};
+
+std::vector<Job> separate_ways() {
+  std::vector<Job> ways = all_ways();
+  std::erase_if(ways, [](const Job& job) { return job.colocated; });
+  return ways;
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, SeparateServerTest, ::testing::ValuesIn(separate_ways()), name_of);
+
+TEST_P(SeparateServerTest, BatchesAreMatchedByNumberAndAnsweredEachToItsWorker) {
   Job job = GetParam();
   job.servers = 1;
   run(job, [](Runtime& rt) {
