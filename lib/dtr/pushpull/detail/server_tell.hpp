@@ -1,7 +1,10 @@
 // How a server posts its small messages.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <chrono>
+#include <cstring>
 #include <string_view>
 
 #include "dtr/pushpull/detail/server_core.hpp"
@@ -24,7 +27,8 @@ void ServerCore::tell(int worker, const T& message, std::string_view words) noex
   static_assert(sizeof(T) < kSmallestMessage);
   std::memcpy(bytes.data(), &stamped, sizeof stamped);
   words = words.substr(0, bytes.size() - sizeof stamped);
-  std::memcpy(bytes.data() + sizeof stamped, words.data(), words.size());
+  std::copy(words.begin(), words.end(),
+            reinterpret_cast<char*>(bytes.data() + sizeof stamped));  // may be none, and null
   const auto request =
       fabric::WorkRequest::send(worker_port_, std::span(bytes).first(sizeof stamped + words.size()), nullptr);
   fabric_.submit(static_cast<fabric::PeerId>(rank_of(worker)), {&request, 1}, never());
