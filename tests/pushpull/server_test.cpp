@@ -9,10 +9,6 @@ namespace {
 using namespace testing;
 using ::testing::HasSubstr;
 
-class ServerTest : public ::testing::TestWithParam<Job> {};
-
-INSTANTIATE_TEST_SUITE_P(Ways, ServerTest, ::testing::ValuesIn(all_ways()), name_of);
-
 /// Serves batches by answering every pull of a key with the pushes of this worker times its rank + 2.
 void scale_batches(Runtime& rt) {
   Server server(rt);
