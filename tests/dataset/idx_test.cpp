@@ -214,7 +214,7 @@ struct Expected {
 };
 
 TEST(FashionMnistTest, CountsShapesHistogramsAndChecksumsAreThoseOfTheSet) {
-  if (!std::filesystem::exists(kFashionMnist)) GTEST_SKIP() << "package dataset-fashion-mnist is not installed";
+  ASSERT_TRUE(std::filesystem::exists(kFashionMnist)) << "package dataset-fashion-mnist is not installed";
   for (const Expected& expected : {Expected{MnistPart::train, 60'000, 0xc11b6543ae1530f3U, 0x46e784b61aa2b893U},
                                    Expected{MnistPart::test, 10'000, 0xacf1cd2c87a40a9bU, 0xf3627f35e9cae75fU}}) {
     const LabelledImages set = open_mnist(kFashionMnist, expected.part).value();
