@@ -4,6 +4,7 @@
 #
 #   scripts/setup.sh             compilers, libraries, Open MPI, the Fashion-MNIST images
 #   scripts/setup.sh --slurm     also Slurm and munge, for scripts/slurm-test.sh
+#   scripts/setup.sh --rdma      also QEMU and the RDMA tools, for scripts/rdma-vm.sh
 #   scripts/setup.sh --bench     also the peers that scripts/bench.sh compares with
 #   scripts/setup.sh --all       also valgrind, clang, clang-tidy, clang-format
 set -euo pipefail
@@ -19,16 +20,18 @@ packages=(
   dataset-fashion-mnist
 )
 slurm_packages=(slurmctld slurmd slurm-client munge iproute2 libpmix-dev)
+rdma_packages=(qemu-system-x86 busybox-static cpio kmod xz-utils iproute2 ibverbs-providers ibverbs-utils perftest)
 bench_packages=(ucx-utils libucx-dev)
 check_packages=(valgrind clang clang-tidy clang-format)
 
 for option in "$@"; do
   case $option in
     --slurm) packages+=("${slurm_packages[@]}") ;;
+    --rdma) packages+=("${rdma_packages[@]}") ;;
     --bench) packages+=("${bench_packages[@]}") ;;
-    --all) packages+=("${slurm_packages[@]}" "${bench_packages[@]}" "${check_packages[@]}") ;;
+    --all) packages+=("${slurm_packages[@]}" "${rdma_packages[@]}" "${bench_packages[@]}" "${check_packages[@]}") ;;
     -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' "$0"
+      sed -n '2,10s/^# \{0,1\}//p' "$0"
       exit 0
       ;;
     *) die "unknown option $option (see --help)" ;;

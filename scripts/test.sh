@@ -24,6 +24,7 @@ setup_options=()
 [ "$(id -u)" = 0 ] && setup_options+=(--slurm) # the Slurm test needs root; others skip it by name
 [ "$mode" = all ] && setup_options+=(--all)
 "$root/scripts/setup.sh" "${setup_options[@]}" || die "set-up failed"
+"$root/scripts/setup.sh" --rdma > /dev/null || say "no QEMU or RDMA tools: the tests of label verbs will be skipped"
 
 cd "$root" || exit 1
 mpi_environment
