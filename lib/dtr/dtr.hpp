@@ -3,6 +3,7 @@
 
 #include "dtr/base/config.hpp"
 #include "dtr/base/deadline.hpp"
+#include "dtr/base/dtype.hpp"
 #include "dtr/base/error.hpp"
 #include "dtr/base/log.hpp"
 #include "dtr/base/metrics.hpp"

@@ -36,7 +36,7 @@ TEST(Hdf5Test, HyperslabsAlongDimensionZero) {
     write_hdf5(path, "/train/images", H5T_NATIVE_FLOAT, {50, 2, 3}, values.data(), chunk);
     const auto reader = open_hdf5(path, "/train/images").value();
     EXPECT_EQ(reader->samples(), 50U);
-    EXPECT_EQ(reader->type(), ElementType::f32);
+    EXPECT_EQ(reader->type(), DType::f32);
     EXPECT_EQ(reader->sample_bytes(), 24U);
     EXPECT_FALSE(reader->random_access());
     std::vector<float> part(4 * 6);

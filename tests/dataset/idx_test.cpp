@@ -44,7 +44,7 @@ TEST(IdxTest, PlainAndGzippedFilesReadTheSame) {
   for (const std::string name : {"plain", "packed"}) {
     const auto reader = open_idx((folder / name).string()).value();
     EXPECT_EQ(reader->samples(), 10U);
-    EXPECT_EQ(reader->type(), ElementType::u8);
+    EXPECT_EQ(reader->type(), DType::u8);
     EXPECT_EQ(reader->sample_bytes(), 12U);
     EXPECT_EQ(std::vector(reader->sample_shape().begin(), reader->sample_shape().end()),
               (std::vector<std::uint64_t>{3, 4}));

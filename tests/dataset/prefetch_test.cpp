@@ -25,7 +25,7 @@ using namespace std::chrono_literals;
 class Numbers final : public SampleReader {
  public:
   explicit Numbers(std::uint64_t samples, std::uint64_t plus = 0, bool random_access = true)
-      : SampleReader({.name = "numbers", .samples = samples, .type = ElementType::u64, .random_access = random_access}),
+      : SampleReader({.name = "numbers", .samples = samples, .type = DType::u64, .random_access = random_access}),
         plus_(plus) {}
 
   mutable std::atomic<std::uint64_t> reads{0};

@@ -293,6 +293,25 @@ TEST_P(ConformanceTest, FencedRequestsStartAfterAllEarlierOnes) {
   }
 }
 
+TEST_P(ConformanceTest, AMessageFencedBehindItsFailedDataIsNotSent) {
+  World world(GetParam());
+  Inbox inbox;
+  ASSERT_TRUE(world.target().open_port(kPort, inbox));
+  Memory here = make(world.initiator(), 64);
+  Memory there = make(world.target(), 64);
+  const RemoteRegion* remote = import(world, there);
+  const std::array<std::byte, 8> word{};
+  const auto bad = WorkRequest::put({here.region(), 0}, {remote, there.region()->length()}, 8, nullptr);
+  const auto message = WorkRequest::send(kPort, word, nullptr).fenced();
+  const auto result = run(world, {bad, message});
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().code, Errc::out_of_range) << "the first failure is told";
+  EXPECT_FALSE(inbox.next(100ms)) << "a message about data that did not arrive";
+  ASSERT_TRUE(run(world, {WorkRequest::put({here.region(), 0}, {remote, 0}, 8, nullptr), message}));
+  EXPECT_TRUE(inbox.next());
+  world.target().close_port(kPort);
+}
+
 TEST_P(ConformanceTest, AccessOutsideTheRegionIsRefusedAndChangesNothing) {
   World world(GetParam());
   Memory source = make(world.initiator(), 64);

@@ -26,7 +26,7 @@ void scale_batches(Runtime& rt) {
       EXPECT_EQ(request.worker, rt.worker_rank(static_cast<int>(w)));
       EXPECT_EQ(request.round, expected);
       const auto pushed = request.pushes.at(0).as<float>();
-      EXPECT_EQ(request.pushes.at(0).element, Element::f32);
+      EXPECT_EQ(request.pushes.at(0).dtype, DType::f32);
       for (const float value : pushed) answers[w].push_back(value * static_cast<float>(request.worker + 2));
       EXPECT_EQ(request.pulls.at(0).bytes, answers[w].size() * sizeof(float));
     }

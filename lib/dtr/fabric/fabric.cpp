@@ -25,6 +25,13 @@ void finish_all(std::span<const WorkRequest> requests, Status status) noexcept {
   }
 }
 
+/// How many requests of the front may be posted: not what is fenced behind a request that has failed.
+std::size_t worth_posting(std::span<const WorkRequest> requests) noexcept {
+  std::size_t count = 0;
+  while (count < requests.size() && !is_in_vain(requests[count])) ++count;
+  return count;
+}
+
 void arm_all(std::span<const WorkRequest> requests) noexcept {
   while (!requests.empty()) {
     Completion* completion = requests.front().completion;
@@ -297,14 +304,24 @@ Result<const RemoteRegion*> Fabric::import(PeerId id, const RemoteKey& key) {
 std::size_t Fabric::post_now(Peer& peer, std::span<const WorkRequest> requests, Deadline deadline) noexcept {
   Channel* channel = peer.channel.load(std::memory_order_acquire);
   std::size_t done = 0;
+  bool failed = false;
   while (done < requests.size()) {
-    const auto rest = requests.subspan(done);
+    auto rest = requests.subspan(done);
+    if (failed || is_in_vain(rest.front())) {
+      rest = rest.first(worth_posting(rest));
+      if (rest.empty()) {
+        finish_all(requests.subspan(done, 1), {.code = Errc::cancelled});
+        ++done;
+        continue;
+      }
+    }
     const PostResult result = channel->post(rest, deadline);
     finish_all(rest.first(result.finished), {});
     done += result.accepted;
-    if (result.accepted == rest.size()) break;
+    if (result.accepted == rest.size()) continue;
     if (result.status.code == Errc::again) break;
     finish_all(rest.subspan(result.accepted, 1), result.status);
+    failed = true;
     ++done;
   }
   return done;

@@ -43,7 +43,9 @@ static_assert(sizeof(Status) == 8);
 
 /// One transfer. Trivially copyable, one cache line. The factories below say which fields an operation uses.
 struct WorkRequest {
-  static constexpr std::uint8_t kFence = 1;  ///< starts after all earlier ones to that peer have finished
+  /// Starts after all earlier ones to that peer have finished; not at all (`cancelled`) if by then one of its own
+  /// Completion is known to have failed, so that no message speaks of data that did not arrive.
+  static constexpr std::uint8_t kFence = 1;
   static constexpr std::uint32_t kMaxValue = 0xFFFFFF;
 
   Opcode opcode = Opcode::put;

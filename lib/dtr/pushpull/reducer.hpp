@@ -19,9 +19,10 @@ struct ReducerOptions {
 };
 
 /// The answer to a key is ((w0 + w1) + w2) + ... over the workers that push it in this round, in rank order: the same
-/// bits whatever arrives first, over any transport, with any number of servers. Elements f32, f64, i32, i64 are added
-/// as they are; f16 and bf16 in f32, rounded once at the end. Every worker lists a key of the round, to push, to pull
-/// or both; else those that do get an Error that names who does not. One thread at a time; must end before its Runtime.
+/// bits whatever arrives first, over any transport, with any number of servers. f32, f64 and integers of 32 and 64 bits
+/// are added as they are; f16 and bf16 in f32, rounded once at the end; other types are `unsupported`. Every worker
+/// lists a key of the round, to push, to pull or both; else those that do get an Error that names who does not. One
+/// thread at a time; must end before its Runtime.
 class Reducer {
  public:
   /// From now on workers can bind their keys. Throws Exception: invalid_argument (not a server), out_of_range (group),

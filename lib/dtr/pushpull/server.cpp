@@ -168,14 +168,14 @@ Request Server::State::open(Gathered round) {
     for (const auto& push : fragment->pushes) {
       request.pushes.push_back({.key = push.entry.key,
                                 .data = {push.data, push.entry.bytes},
-                                .element = static_cast<Element>(push.entry.element),
+                                .dtype = static_cast<DType>(push.entry.dtype),
                                 .offset = push.entry.offset,
                                 .total = push.entry.total});
     }
     for (const auto& pull : fragment->pulls) {
       request.pulls.push_back({.key = pull.entry.key,
                                .bytes = pull.entry.bytes,
-                               .element = static_cast<Element>(pull.entry.element),
+                               .dtype = static_cast<DType>(pull.entry.dtype),
                                .offset = pull.entry.offset,
                                .total = pull.entry.total});
     }
@@ -361,7 +361,7 @@ Result<void> Server::respond_vec(const PushView& buffer, std::span<const PushVie
   }
   std::uint64_t offset = 0;
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    const PushView slice(std::span(buffer.data + offset, tensors[i].bytes), buffer.element);
+    const PushView slice(std::span(buffer.data + offset, tensors[i].bytes), buffer.dtype);
     if (auto done = respond(requests[i], {slice}); !done) return done;
     offset += tensors[i].bytes;
   }

@@ -30,7 +30,7 @@ struct RequestHandle {
 struct PushedTensor {
   std::uint64_t key = 0;
   std::span<const std::byte> data{};
-  Element element = Element::bytes;
+  DType dtype = DType::u8;
   std::uint64_t offset = 0;  ///< in the tensor, if the worker cuts tensors into parts
   std::uint64_t total = 0;   ///< bytes of the tensor
 
@@ -45,7 +45,7 @@ struct PushedTensor {
 struct WantedTensor {
   std::uint64_t key = 0;
   std::uint64_t bytes = 0;
-  Element element = Element::bytes;
+  DType dtype = DType::u8;
   std::uint64_t offset = 0;
   std::uint64_t total = 0;
 };

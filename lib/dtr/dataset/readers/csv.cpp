@@ -90,7 +90,7 @@ class CsvReader final : public SampleReader {
   }
 
   Result<void> parse(std::string_view line, std::uint64_t sample, std::span<std::byte> out) const {
-    return type() == ElementType::f32 ? parse_as<float>(line, sample, out) : parse_as<double>(line, sample, out);
+    return type() == DType::f32 ? parse_as<float>(line, sample, out) : parse_as<double>(line, sample, out);
   }
 
   template <class Real>
@@ -122,7 +122,7 @@ class CsvReader final : public SampleReader {
 }  // namespace
 
 Result<ReaderPtr> open_csv(const std::string& path, const CsvOptions& options) {
-  if (options.type != ElementType::f32 && options.type != ElementType::f64) {
+  if (options.type != DType::f32 && options.type != DType::f64) {
     return fail(Errc::unsupported, "CSV numbers become f32 or f64, not " + std::string(to_string(options.type)),
                 "open dataset");
   }

@@ -9,8 +9,8 @@ namespace dtr::inline v0 {
 
 struct CsvOptions {
   char delimiter = ',';
-  bool header = false;                  ///< the first line names the columns
-  ElementType type = ElementType::f32;  ///< f32 or f64: what the numbers become
+  bool header = false;      ///< the first line names the columns
+  DType type = DType::f32;  ///< f32 or f64: what the numbers become
 };
 
 /// Opens a file of numbers; all lines have as many as the first. The file is read through once to find the lines and

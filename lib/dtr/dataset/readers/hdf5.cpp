@@ -76,48 +76,51 @@ class Session {
   void* data_ = nullptr;
 };
 
-std::optional<ElementType> element_type(hid_t stored) {
+std::optional<DType> element_type(hid_t stored) {
   const std::size_t size = H5Tget_size(stored);
   switch (H5Tget_class(stored)) {
     case H5T_INTEGER: {
       const bool is_signed = H5Tget_sign(stored) == H5T_SGN_2;
-      if (size == 1) return is_signed ? ElementType::i8 : ElementType::u8;
-      if (size == 2) return is_signed ? ElementType::i16 : ElementType::u16;
-      if (size == 4) return is_signed ? ElementType::i32 : ElementType::u32;
-      if (size == 8) return is_signed ? ElementType::i64 : ElementType::u64;
+      if (size == 1) return is_signed ? DType::i8 : DType::u8;
+      if (size == 2) return is_signed ? DType::i16 : DType::u16;
+      if (size == 4) return is_signed ? DType::i32 : DType::u32;
+      if (size == 8) return is_signed ? DType::i64 : DType::u64;
       return std::nullopt;
     }
     case H5T_FLOAT:
-      if (size == 4) return ElementType::f32;
-      if (size == 8) return ElementType::f64;
+      if (size == 4) return DType::f32;
+      if (size == 8) return DType::f64;
       return std::nullopt;
     default:
       return std::nullopt;
   }
 }
 
-hid_t memory_type(ElementType type) {
+hid_t memory_type(DType type) {
   switch (type) {
-    case ElementType::u8:
+    case DType::u8:
       return H5T_NATIVE_UINT8;
-    case ElementType::i8:
+    case DType::i8:
       return H5T_NATIVE_INT8;
-    case ElementType::u16:
+    case DType::u16:
       return H5T_NATIVE_UINT16;
-    case ElementType::i16:
+    case DType::i16:
       return H5T_NATIVE_INT16;
-    case ElementType::u32:
+    case DType::u32:
       return H5T_NATIVE_UINT32;
-    case ElementType::i32:
+    case DType::i32:
       return H5T_NATIVE_INT32;
-    case ElementType::u64:
+    case DType::u64:
       return H5T_NATIVE_UINT64;
-    case ElementType::i64:
+    case DType::i64:
       return H5T_NATIVE_INT64;
-    case ElementType::f32:
+    case DType::f32:
       return H5T_NATIVE_FLOAT;
-    case ElementType::f64:
+    case DType::f64:
       return H5T_NATIVE_DOUBLE;
+    case DType::f16:
+    case DType::bf16:  // element_type gives neither
+      break;
   }
   return H5I_INVALID_HID;
 }

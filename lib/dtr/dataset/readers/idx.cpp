@@ -17,20 +17,20 @@ namespace {
 constexpr std::size_t kLargestHeader = 4 + 255 * 4;
 constexpr const char* kOperation = "open dataset";
 
-std::optional<ElementType> type_of_code(std::byte code) {
+std::optional<DType> type_of_code(std::byte code) {
   switch (std::to_integer<int>(code)) {
     case 0x08:
-      return ElementType::u8;
+      return DType::u8;
     case 0x09:
-      return ElementType::i8;
+      return DType::i8;
     case 0x0b:
-      return ElementType::i16;
+      return DType::i16;
     case 0x0c:
-      return ElementType::i32;
+      return DType::i32;
     case 0x0d:
-      return ElementType::f32;
+      return DType::f32;
     case 0x0e:
-      return ElementType::f64;
+      return DType::f64;
     default:
       return std::nullopt;
   }

@@ -36,10 +36,10 @@ Result<LabelledImages> open_mnist(const std::string& folder, MnistPart part) {
   const auto labels = open_idx(*labels_path);
   if (!labels) return fail(labels.error());
 
-  if ((*images)->type() != ElementType::u8 || (*images)->sample_shape().size() != 2) {
+  if ((*images)->type() != DType::u8 || (*images)->sample_shape().size() != 2) {
     return fail(Errc::corrupt, "'" + *images_path + "' does not hold two-dimensional images of bytes", kOperation);
   }
-  if ((*labels)->type() != ElementType::u8 || !(*labels)->sample_shape().empty()) {
+  if ((*labels)->type() != DType::u8 || !(*labels)->sample_shape().empty()) {
     return fail(Errc::corrupt, "'" + *labels_path + "' does not hold one byte a sample", kOperation);
   }
   if ((*images)->samples() != (*labels)->samples()) {

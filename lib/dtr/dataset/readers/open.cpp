@@ -36,7 +36,7 @@ Result<CsvOptions> csv_options(const DatasetInfo& info) {
   options.header = header == "true";
   const std::string type = metadata_of(info, "type", "f32");
   if (type != "f32" && type != "f64") return bad_metadata("type", type, "f32 or f64");
-  options.type = type == "f32" ? ElementType::f32 : ElementType::f64;
+  options.type = type == "f32" ? DType::f32 : DType::f64;
   return options;
 }
 

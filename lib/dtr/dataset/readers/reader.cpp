@@ -1,26 +1,8 @@
 #include "dtr/dataset/readers/reader.hpp"
 
-#include <array>
-
 namespace dtr::inline v0 {
 
 namespace {
-
-struct TypeFacts {
-  std::string_view name;
-  std::size_t size;
-};
-
-constexpr std::array<TypeFacts, 10> kTypes{{{"u8", 1},
-                                            {"i8", 1},
-                                            {"u16", 2},
-                                            {"i16", 2},
-                                            {"u32", 4},
-                                            {"i32", 4},
-                                            {"u64", 8},
-                                            {"i64", 8},
-                                            {"f32", 4},
-                                            {"f64", 8}}};
 
 std::size_t bytes_of_sample(const SampleReader::Layout& layout) {
   std::size_t bytes = size_of(layout.type);
@@ -29,10 +11,6 @@ std::size_t bytes_of_sample(const SampleReader::Layout& layout) {
 }
 
 }  // namespace
-
-std::string_view to_string(ElementType type) noexcept { return kTypes[static_cast<std::size_t>(type)].name; }
-
-std::size_t size_of(ElementType type) noexcept { return kTypes[static_cast<std::size_t>(type)].size; }
 
 SampleReader::SampleReader(Layout layout) : layout_(std::move(layout)), sample_bytes_(bytes_of_sample(layout_)) {
   value_or_throw(check_layout(layout_));

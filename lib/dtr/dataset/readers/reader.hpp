@@ -9,15 +9,10 @@
 #include <string_view>
 #include <vector>
 
+#include "dtr/base/dtype.hpp"
 #include "dtr/base/error.hpp"
 
 namespace dtr::inline v0 {
-
-/// What a sample is made of. Values are delivered in the byte order of this machine, whatever the file's.
-enum class ElementType : std::uint8_t { u8, i8, u16, i16, u32, i32, u64, i64, f32, f64 };
-
-[[nodiscard]] std::string_view to_string(ElementType type) noexcept;
-[[nodiscard]] std::size_t size_of(ElementType type) noexcept;
 
 /// Random access to the samples of a file (or of several, see open_dataset). Reading: any thread.
 class SampleReader {
@@ -26,7 +21,7 @@ class SampleReader {
     std::string name{};  ///< for messages: the file, and what inside it
     std::uint64_t samples = 0;
     std::vector<std::uint64_t> shape{};  ///< of one sample; empty = a single element
-    ElementType type = ElementType::u8;
+    DType type = DType::u8;              ///< in the byte order of this machine, whatever the file has
     /// Samples are at hand one by one (memory, or one read at a known offset). Otherwise runs are much cheaper.
     bool random_access = true;
   };
@@ -38,7 +33,7 @@ class SampleReader {
   [[nodiscard]] const std::string& name() const noexcept { return layout_.name; }
   [[nodiscard]] std::uint64_t samples() const noexcept { return layout_.samples; }
   [[nodiscard]] std::span<const std::uint64_t> sample_shape() const noexcept { return layout_.shape; }
-  [[nodiscard]] ElementType type() const noexcept { return layout_.type; }
+  [[nodiscard]] DType type() const noexcept { return layout_.type; }
   [[nodiscard]] bool random_access() const noexcept { return layout_.random_access; }
   [[nodiscard]] std::size_t sample_bytes() const noexcept { return sample_bytes_; }
 

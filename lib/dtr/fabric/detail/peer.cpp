@@ -70,7 +70,9 @@ int Fabric::Peer::drain_backlog() noexcept {
       }
       const Waiting& first = backlog_.front();
       const PostResult result =
-          channel.load(std::memory_order_acquire)->post(std::span(&first.request, 1), first.deadline);
+          is_in_vain(first.request)
+              ? PostResult{.accepted = 0, .finished = 0, .status = {.code = Errc::cancelled}}
+              : channel.load(std::memory_order_acquire)->post(std::span(&first.request, 1), first.deadline);
       if (result.accepted == 0 && result.status.code == Errc::again) return moved;
       ended = first.request;
       status = result.status;

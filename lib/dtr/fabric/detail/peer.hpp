@@ -15,6 +15,12 @@
 namespace dtr::inline v0 {
 namespace fabric {
 
+/// It is fenced behind a request of its own Completion that has failed.
+[[nodiscard]] inline bool is_in_vain(const WorkRequest& request) noexcept {
+  return (request.flags & WorkRequest::kFence) != 0 && request.completion != nullptr &&
+         !request.completion->status().ok();
+}
+
 struct Fabric::Peer {
   explicit Peer(PeerId number) : id(number) {}
 

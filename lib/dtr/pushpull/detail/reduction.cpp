@@ -130,24 +130,24 @@ std::optional<Error> Reduction::why_not(const Cell& cell) const {
     const Share& share = cell.shares[static_cast<std::size_t>(worker)];
     if (share.pushed == nullptr) continue;
     const PushEntry& entry = share.pushed->pushes[share.push].entry;
-    const auto element = static_cast<Element>(entry.element);
-    if (!can_sum(element)) {
-      return complain(Errc::unsupported, "a Reducer cannot sum " + std::string(to_string(element)), worker);
+    const auto dtype = static_cast<DType>(entry.dtype);
+    if (!can_sum(dtype)) {
+      return complain(Errc::unsupported, "a Reducer cannot sum " + std::string(to_string(dtype)), worker);
     }
-    if (entry.bytes % size_of(element) != 0) {
+    if (entry.bytes % size_of(dtype) != 0) {
       return complain(Errc::invalid_argument,
-                      std::to_string(entry.bytes) + " bytes are no whole number of " + std::string(to_string(element)),
+                      std::to_string(entry.bytes) + " bytes are no whole number of " + std::string(to_string(dtype)),
                       worker);
     }
     if (first == nullptr) {
       first = &entry;
       first_worker = worker;
-    } else if (entry.total != first->total || entry.bytes != first->bytes || entry.element != first->element) {
+    } else if (entry.total != first->total || entry.bytes != first->bytes || entry.dtype != first->dtype) {
       return complain(Errc::invalid_argument,
                       "rank " + std::to_string(core_.rank_of(worker)) + " pushes " + std::to_string(entry.total) +
-                          " bytes of " + std::string(to_string(element)) + ", rank " +
+                          " bytes of " + std::string(to_string(dtype)) + ", rank " +
                           std::to_string(core_.rank_of(first_worker)) + " " + std::to_string(first->total) +
-                          " bytes of " + std::string(to_string(static_cast<Element>(first->element))),
+                          " bytes of " + std::string(to_string(static_cast<DType>(first->dtype))),
                       worker);
     }
   }
@@ -183,7 +183,7 @@ void Reduction::reduce(Cell& cell, Round& round) {
       operands_.push_back(push.data);
     }
   }
-  sum_into(sum->data, operands_, sum->entry.bytes, static_cast<Element>(sum->entry.element));
+  sum_into(sum->data, operands_, sum->entry.bytes, static_cast<DType>(sum->entry.dtype));
   parts_.add();
   bytes_.add(sum->entry.bytes * (operands_.size() + 1));
   // The holder's own answer last: its slots go back with it if the others have been read by then.

@@ -102,25 +102,30 @@ void sum_half(std::byte* accumulator, std::span<const std::byte* const> others, 
 
 }  // namespace
 
-bool can_sum(Element element) noexcept { return element != Element::bytes && element <= Element::i64; }
+bool can_sum(DType dtype) noexcept { return dtype < DType::u16 && dtype != DType::i16 && dtype != DType::i8; }
 
 void sum_into(std::byte* accumulator, std::span<const std::byte* const> others, std::size_t bytes,
-              Element element) noexcept {
+              DType dtype) noexcept {
   if (others.empty()) return;
-  switch (element) {
-    case Element::f32:
+  switch (dtype) {
+    case DType::f32:
       return sum_plain<float>(accumulator, others, bytes);
-    case Element::f64:
+    case DType::f64:
       return sum_plain<double>(accumulator, others, bytes);
-    case Element::i32:
-      return sum_plain<std::uint32_t>(accumulator, others, bytes);  // unsigned: overflow wraps
-    case Element::i64:
+    case DType::i32:  // as unsigned: overflow wraps
+    case DType::u32:
+      return sum_plain<std::uint32_t>(accumulator, others, bytes);
+    case DType::i64:
+    case DType::u64:
       return sum_plain<std::uint64_t>(accumulator, others, bytes);
-    case Element::f16:
+    case DType::f16:
       return sum_half<from_f16, to_f16>(accumulator, others, bytes);
-    case Element::bf16:
+    case DType::bf16:
       return sum_half<from_bf16, to_bf16>(accumulator, others, bytes);
-    case Element::bytes:
+    case DType::i16:
+    case DType::i8:
+    case DType::u16:
+    case DType::u8:
       return;
   }
 }

@@ -132,7 +132,7 @@ struct PushEntry {
   std::uint64_t bytes = 0;   ///< of this part
   std::uint64_t total = 0;   ///< of the tensor
   std::uint32_t slot = kInlined;
-  std::uint8_t element = 0;
+  std::uint8_t dtype = 0;
   std::uint8_t both = 0;  ///< the round pulls this part too
   std::uint8_t reserved[2] = {};
 };
@@ -144,7 +144,7 @@ struct PullEntry {
   std::uint64_t total = 0;
   std::uint64_t region_offset = 0;
   std::uint32_t region = kInlined;
-  std::uint8_t element = 0;
+  std::uint8_t dtype = 0;
   std::uint8_t both = 0;  ///< the round pushes this part too
   std::uint8_t reserved[2] = {};
 };

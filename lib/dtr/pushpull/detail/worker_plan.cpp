@@ -336,7 +336,7 @@ void WorkerCore::plan_push(WorkerRound& round, Link& link, const Item& item, std
                  .bytes = bytes,
                  .total = item.push.bytes,
                  .slot = kInlined,
-                 .element = static_cast<std::uint8_t>(item.push.element),
+                 .dtype = static_cast<std::uint8_t>(item.push.dtype),
                  .both = in_both_directions(item.push_key, offset)};
   if (!small) {
     piece.place = item.push_place;
@@ -362,7 +362,7 @@ void WorkerCore::plan_pull(WorkerRound& round, Link& link, const Item& item, std
                  .offset = offset,
                  .bytes = bytes,
                  .total = item.pull.bytes,
-                 .element = static_cast<std::uint8_t>(item.pull.element),
+                 .dtype = static_cast<std::uint8_t>(item.pull.dtype),
                  .both = in_both_directions(item.pull_key, offset)};
   if (!small) {
     piece.place = item.pull_place;

@@ -1,4 +1,4 @@
-#include "dtr/checkpoint/tensor.hpp"
+#include "dtr/base/dtype.hpp"
 
 #include <array>
 
@@ -12,18 +12,18 @@ struct Row {
 };
 
 /// In the order of the enum.
-constexpr std::array<Row, 12> kRows{{{"f64", 8},
-                                     {"f32", 4},
-                                     {"f16", 2},
-                                     {"bf16", 2},
-                                     {"i64", 8},
-                                     {"i32", 4},
-                                     {"i16", 2},
-                                     {"i8", 1},
-                                     {"u64", 8},
-                                     {"u32", 4},
-                                     {"u16", 2},
-                                     {"u8", 1}}};
+constexpr std::array<Row, kDTypes> kRows{{{"f64", 8},
+                                          {"f32", 4},
+                                          {"f16", 2},
+                                          {"bf16", 2},
+                                          {"i64", 8},
+                                          {"i32", 4},
+                                          {"i16", 2},
+                                          {"i8", 1},
+                                          {"u64", 8},
+                                          {"u32", 4},
+                                          {"u16", 2},
+                                          {"u8", 1}}};
 
 }  // namespace
 
