@@ -223,7 +223,7 @@ watch() {
     sleep 1 8>&- 9>&- &
     clock=$!
     ended=''
-    wait -n -p ended "${machines[@]}" "${carriers[@]}" $clock
+    wait -n -p ended "${machines[@]}" "${carriers[@]}" $clock 2> /dev/null # bash's own words about killed jobs
     status=$?
     kill $clock 2> /dev/null
     if [ -z "$started" ] && [ -e "$folder/started" ]; then

@@ -146,7 +146,7 @@ mount_writable
 make_environment
 
 if [ "$RDMA_VM_HOST" != 1 ]; then
-  python3 $control/remote.py --serve "10.76.0.$RDMA_VM_HOST" $control/ready."$RDMA_VM_HOST" \
+  $control/remote.py --serve "10.76.0.$RDMA_VM_HOST" $control/ready."$RDMA_VM_HOST" \
     "${own_environment[@]}" > /dev/console 2>&1
   give_up "the server for remote commands ended with status $?"
 fi

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3 -IS
 """Runs a command in another guest of the same scripts/rdma-vm.sh: what mpirun uses there in place of ssh.
 
     remote.py HOST WORD...            as with ssh, the words are joined and given to a shell; the folder and the
@@ -9,7 +9,6 @@ There is no authentication: the network reaches from guest to guest and no furth
 """
 import json
 import os
-import pathlib
 import signal
 import socket
 import socketserver
@@ -102,7 +101,7 @@ class Server(socketserver.ThreadingTCPServer):
 def serve(address, ready_file, variables):
     Handler.own_environment = dict(variable.split("=", 1) for variable in variables)
     with Server((address, PORT), Handler) as server:
-        pathlib.Path(ready_file).touch()
+        open(ready_file, "w").close()
         server.serve_forever()
 
 
