@@ -54,6 +54,12 @@ as_root=()
 if [ "$(id -u)" != 0 ]; then
   command -v sudo > /dev/null || die "not root and no sudo; as root: apt-get install ${missing[*]}"
   as_root=(sudo)
+  if ! sudo -n true 2> /dev/null; then # it wants a password, or does not let this user
+    { : < /dev/tty; } 2> /dev/null ||
+      die "sudo wants a password and there is no terminal to ask on; as root: apt-get install ${missing[*]}"
+    say 'set-up: installing packages needs sudo'
+    sudo true || die "sudo refused; as root: apt-get install ${missing[*]}"
+  fi
 fi
 say "set-up: installing ${missing[*]}"
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq)

@@ -141,11 +141,11 @@ run_cluster() {
     connect_node "n$node"
     start_node "n$node"
   done
-  local until=$((SECONDS + 30))
+  local until=$((SECONDS + 60))
   while [ "$(idle_nodes)" != "$nodes" ]; do
     if [ $SECONDS -ge $until ]; then
       tail -n 30 $home/log/* >&2
-      die 'the nodes did not come up within 30 s'
+      die 'the nodes did not come up within 60 s'
     fi
     sleep 0.1
   done

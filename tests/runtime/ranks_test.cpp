@@ -83,10 +83,10 @@ TEST_P(RanksTest, ABarrierAndAnAllgatherThatTimeOutNameWhoIsMissing) {
     if (rt.rank() == 1) {
       while (gave_up < 2) std::this_thread::sleep_for(1ms);
     } else {
-      const auto late = rt.barrier({}, 1s);
+      const auto late = rt.barrier({}, scaled(500ms));
       ASSERT_FALSE(late);
       EXPECT_THAT(late.error().to_string(), HasSubstr("barrier: timed_out: did not come: rank 1"));
-      const auto alone = rt.allgather("t", {}, 1s);
+      const auto alone = rt.allgather("t", {}, scaled(500ms));
       ASSERT_FALSE(alone);
       EXPECT_THAT(alone.error().to_string(), HasSubstr("timed_out: did not come: rank 1"));
       ++gave_up;

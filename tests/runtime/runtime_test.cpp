@@ -32,7 +32,7 @@ TEST(RuntimeTest, OneRankIsTheOnlyWorker) {
 TEST(RuntimeTest, AllgatherOfOneReturnsTheContribution) {
   Runtime rt(alone());
   const Bytes mine(100000, std::byte{5});
-  const auto all = rt.allgather("t", mine, 5s);
+  const auto all = rt.allgather("t", mine, testing::scaled(5s));
   ASSERT_TRUE(all) << all.error().to_string();
   ASSERT_EQ(all->size(), 1U);
   EXPECT_EQ(all->front(), mine);

@@ -1,7 +1,9 @@
 #include "support/test_support.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
+#include <thread>
 
 namespace dtr::testing {
 
@@ -9,7 +11,14 @@ std::chrono::milliseconds scaled(std::chrono::milliseconds bound) {
   const char* text = std::getenv("DTR_TEST_TIME_SCALE");
   const double scale = text != nullptr ? std::atof(text) : 1.0;
   return std::chrono::milliseconds(
-      static_cast<std::int64_t>(static_cast<double>(bound.count()) * (scale > 0 ? scale : 1)));
+      static_cast<std::int64_t>(static_cast<double>(bound.count()) * (scale > 0 ? scale : 1) * crowding()));
+}
+
+double crowding() {
+  double load = 0;
+  const unsigned cores = std::thread::hardware_concurrency();
+  if (cores == 0 || ::getloadavg(&load, 1) != 1) return 1;
+  return std::clamp(load / cores, 1.0, 4.0);
 }
 
 TemporaryFolder::TemporaryFolder() {

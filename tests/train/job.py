@@ -16,9 +16,14 @@ SCALE = float(os.environ.get("DTR_TEST_TIME_SCALE", "1"))
 MARK = "DTR_TEST_TRAIN_RUN"  # every process of a run carries it in its environment
 
 
+def crowding():
+    """How many times longer than alone a process may take here now: the load for each core, from 1 to 4."""
+    return min(max(os.getloadavg()[0] / len(os.sched_getaffinity(0)), 1.0), 4.0)
+
+
 def scaled(seconds):
     """A bound on a hang or a detection, stretched on slow or busy machines."""
-    return seconds * SCALE
+    return seconds * SCALE * crowding()
 
 
 def mpi_environment():
@@ -68,7 +73,9 @@ class Job:
         self.tag = f"{MARK}={self.folder.name}"
         environment = mpi_environment()
         environment.update({MARK: self.folder.name, "OMPI_MCA_orte_tmpdir_base": str(self.folder)})
-        self.shared = pathlib.Path(tempfile.mkdtemp(prefix="dtr-train-", dir="/dev/shm"))
+        # Open MPI's own shared memory, where a rank that is killed cannot leave it behind for good.
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else self.folder
+        self.shared = pathlib.Path(tempfile.mkdtemp(prefix="dtr-train-", dir=memory))
         environment["OMPI_MCA_btl_vader_backing_directory"] = str(self.shared)
         environment.update({name: str(value) for name, value in (settings or {}).items()})
         command = ["mpirun"]

@@ -49,45 +49,48 @@ def uninterrupted(program):
 
 
 def kill_one(program, folder, rank, moment, in_checkpoint):
-    """Starts a run and kills a rank. Returns the steps that were saved by then; None if the run was over before."""
+    """Starts a run and kills a rank. Returns (the steps that were saved by then, None), or (None, the seconds that the
+    run took) if it was over before."""
     arguments = [*ARGUMENTS, "--checkpoint-dir", folder, "--checkpoint-every", EVERY, "--resume"]
     with Job(program, RANKS, *arguments) as job:
         started = time.monotonic()
         while time.monotonic() - started < moment or (in_checkpoint and not half_written(folder)):
             if job.process.poll() is not None:
                 check(job.process.returncode == 0, f"it failed before the kill:\n{job.text()}")
-                return None
+                return None, time.monotonic() - started
             time.sleep(0.0005)
         process = job.process_of(rank)
         if process is None:  # mpirun has not started it yet
             if job.process.poll() is not None:
-                return None
+                return None, time.monotonic() - started
             process = job.process.pid
         try:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:
-            return None
+            return None, time.monotonic() - started
         saved = saved_steps(folder)
         code = job.wait(30)
         if code == 0:
-            return None  # the rank was through already
+            return None, time.monotonic() - started  # the rank was through already
         for left in job.processes():  # a rank whose mpirun died may go on for a moment
             try:
                 os.kill(left, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        return saved
+        return saved, None
 
 
 def one_point(program, dice, number, first, last, digest):
     rank = dice.randrange(RANKS)
     in_checkpoint = number % 3 == 2
+    pace = 1.0  # of the runs here, against the one that was timed: the machine may be less busy by now
     for attempt in range(20):
         # The first point or two may come before the first checkpoint; then the second run starts at 0.
-        moment = dice.uniform(0.5 * first, last) if not in_checkpoint else dice.uniform(first, 0.9 * last)
+        moment = pace * (dice.uniform(first, 0.9 * last) if in_checkpoint else dice.uniform(0.5 * first, last))
         with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
-            saved = kill_one(program, folder, rank, moment, in_checkpoint)
+            saved, took = kill_one(program, folder, rank, moment, in_checkpoint)
             if saved is None:
+                pace = min(pace, took / last)
                 continue
             arguments = [*ARGUMENTS, "--checkpoint-dir", folder, "--checkpoint-every", EVERY, "--resume"]
             result = train(program, RANKS, *arguments)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from job import SCALE, Job, check, run_cases, saved_steps, train, wait_until
+from job import Job, check, run_cases, saved_steps, scaled, train, wait_until
 
 PROGRAM = sys.argv[1]
 RANKS, SERVERS, STEPS = 4, 2, 400
@@ -22,7 +22,7 @@ ARGUMENTS = ["--servers", SERVERS, "--batch", 16, "--seed", 8, "--max-steps", ST
 
 def stop_for_ever(victim, settings):
     """The others end with timed_out; when the stopped rank wakes up it learns that they have gone."""
-    timeout = 1.5 * SCALE
+    timeout = scaled(2)
     settings = {**settings, "DTR_TIMEOUT_MS": int(1000 * timeout)}
     with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
         arguments = ["--servers", SERVERS, "--batch", 16, "--checkpoint-dir", folder, "--checkpoint-every", 20]
