@@ -541,7 +541,7 @@ TEST_P(ConformanceTest, CancelledRequestsEndOnce) {
 }
 
 TEST_P(ConformanceTest, DescriptorsAndRegionsDoNotLeak) {
-  const auto use_and_end_a_world = [this] {
+  const auto use_and_end_a_world = [] {
     World world(GetParam());
     Memory source = make(world.initiator(), 4096);
     Memory sink = make(world.target(), 4096);

@@ -24,34 +24,33 @@ def stop_for_ever(victim, settings):
     """The others end with timed_out; when the stopped rank wakes up it learns that they have gone."""
     timeout = scaled(2)
     settings = {**settings, "DTR_TIMEOUT_MS": int(1000 * timeout)}
-    with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
-        arguments = ["--servers", SERVERS, "--batch", 16, "--checkpoint-dir", folder, "--checkpoint-every", 20]
-        with Job(PROGRAM, RANKS, *arguments, settings=settings, judged=True) as job:
-            process = job.start_of(victim)[1]
-            wait_until(lambda: saved_steps(folder), 60, "checkpoint")
-            os.kill(process, signal.SIGSTOP)
-            stopped = time.time()
-            workers = [rank for rank in range(RANKS - SERVERS) if rank != victim]
-            for rank in [rank for rank in range(RANKS) if rank != victim]:
-                code, words, ended = job.verdict_of(rank, 60)
-                words = words.strip().splitlines()[-1]
-                print(f"  rank {victim} stopped, rank {rank} after {ended - stopped:.2f} s: {words}", flush=True)
-                check(code == 1, f"rank {rank} ended with {code}, not with an Error: {words}")
-                if rank in workers:
-                    check(ended - stopped >= 0.9 * timeout, f"rank {rank} gave up before its deadline")
-                    check("timed_out" in words, f"rank {rank}: {words}")
-                    late = re.search(r"(no answer from|did not come:) (.*)", words)
-                    check(late is not None, f"rank {rank} does not say who is late: {words}")
-                    named = {int(word) for word in re.findall(r"\b\d+\b", late.group(2).split(";")[0])}
-                    check(named, f"rank {rank} names nobody: {words}")
-                    # A stopped worker makes the servers' answers late, a stopped server its own only.
-                    wanted = {victim} if victim >= RANKS - SERVERS else {victim, 2, 3}
-                    check(named <= wanted, f"rank {rank} names {named}: {words}")
-            os.kill(process, signal.SIGCONT)
-            code, words, _ = job.verdict_of(victim, 60)
-            print(f"  rank {victim} awake again: {words.strip().splitlines()[-1]}", flush=True)
-            check(code == 1, f"the stopped rank ended with {code}: {words}")
-            job.wait(30)
+    # No checkpoints: who waits for one to be written does not know which rank keeps it waiting.
+    with Job(PROGRAM, RANKS, "--servers", SERVERS, "--batch", 16, settings=settings, judged=True) as job:
+        process = job.start_of(victim)[1]
+        wait_until(lambda: "loss" in (job.written("out", 0) or ""), 60, "line of progress")
+        os.kill(process, signal.SIGSTOP)
+        stopped = time.time()
+        workers = [rank for rank in range(RANKS - SERVERS) if rank != victim]
+        for rank in [rank for rank in range(RANKS) if rank != victim]:
+            code, words, ended = job.verdict_of(rank, 60)
+            words = words.strip().splitlines()[-1]
+            print(f"  rank {victim} stopped, rank {rank} after {ended - stopped:.2f} s: {words}", flush=True)
+            check(code == 1, f"rank {rank} ended with {code}, not with an Error: {words}")
+            if rank in workers:
+                check(ended - stopped >= 0.9 * timeout, f"rank {rank} gave up before its deadline")
+                check("timed_out" in words, f"rank {rank}: {words}")
+                late = re.search(r"(no answer from|did not come:) (.*)", words)
+                check(late is not None, f"rank {rank} does not say who is late: {words}")
+                named = {int(word) for word in re.findall(r"\b\d+\b", late.group(2).split(";")[0])}
+                check(named, f"rank {rank} names nobody: {words}")
+                # A stopped worker makes the servers' answers late, a stopped server its own only.
+                wanted = {victim} if victim >= RANKS - SERVERS else {victim, 2, 3}
+                check(named <= wanted, f"rank {rank} names {named}: {words}")
+        os.kill(process, signal.SIGCONT)
+        code, words, _ = job.verdict_of(victim, 60)
+        print(f"  rank {victim} awake again: {words.strip().splitlines()[-1]}", flush=True)
+        check(code == 1, f"the stopped rank ended with {code}: {words}")
+        job.wait(30)
 
 
 def the_others_time_out_on_a_stopped_server_over_shm():
