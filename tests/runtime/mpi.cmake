@@ -1,4 +1,5 @@
 dtr_mpi_test(runtime/mpi-carries-no-data 4 runtime_mpi_calls_mpi)
+dtr_mpi_test(runtime/brief-life 4 runtime_brief_life_mpi)
 
 # The counters above see everything only if the program leaves no MPI function to the library.
 add_test(NAME runtime/every-mpi-function-is-counted

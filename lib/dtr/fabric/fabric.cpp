@@ -187,7 +187,7 @@ Result<void> Fabric::start(std::span<const std::vector<std::byte>> addresses, co
   return engine_->start();
 }
 
-Result<void> Fabric::stop(Deadline deadline) {
+Result<void> Fabric::close_channels(Deadline deadline) {
   if (auto alive = fork_guard_.check("stop fabric"); !alive) return alive;
   std::vector<Peer*> open;
   for (auto& peer : peers_) {
@@ -215,12 +215,18 @@ Result<void> Fabric::stop(Deadline deadline) {
   for (const Peer* peer : open) {
     if (pending(*peer)) late += (late.empty() ? "" : ", ") + std::to_string(peer->id);
   }
+  if (outcome != Errc::ok) return fail(outcome, "not flushed: rank " + late, "stop fabric");
+  return {};
+}
+
+Result<void> Fabric::stop(Deadline deadline) {
+  auto closed = close_channels(deadline);
+  if (!closed && (closed.error().code == Errc::would_deadlock || closed.error().code == Errc::forked)) return closed;
   engine_->exclusively([&] {
     for (auto& transport : transports_) transport->leave();
   });
   engine_->stop();
-  if (outcome != Errc::ok) return fail(outcome, "not flushed: rank " + late, "stop fabric");
-  return {};
+  return closed;
 }
 
 // --- memory ---

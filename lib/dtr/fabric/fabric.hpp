@@ -69,6 +69,10 @@ class Fabric final : public Receiver {
   /// made on first use. Errors: unreachable (names the ranks and what each side offers), truncated.
   [[nodiscard]] Result<void> start(std::span<const std::vector<std::byte>> addresses, const JobToken& token);
 
+  /// Finishes what is open and ends all channels, but goes on serving peers: they may still be connecting to us.
+  /// Nothing can be submitted any more. Errors: timed_out (names who did not take part), would_deadlock.
+  [[nodiscard]] Result<void> close_channels(Deadline deadline);
+
   /// Says goodbye to connected peers after finishing what is open, then stops. Peers then get `peer_left`.
   /// Errors: timed_out (names who did not take part; stopped all the same).
   [[nodiscard]] Result<void> stop(Deadline deadline);

@@ -338,6 +338,17 @@ Result<void> Runtime::finalize(Deadline deadline) {
   const Control::Members everyone{.first = 0, .count = static_cast<std::uint32_t>(size_)};
   Result<void> outcome = control_->first_gone(everyone) ? dtr::fail(control_->why_gone(everyone, "finalize", deadline))
                                                         : control_->barrier(*world_, everyone, "finalize", deadline);
+  if (outcome) {
+    // Who stops answering while somebody's connection to him is still being made leaves that rank waiting for it: all
+    // end their own channels first, and meet once more.
+    outcome = fabric_->close_channels(deadline);
+    if (outcome) {
+      outcome = world_->barrier(deadline, [this]() -> Result<void> {
+        fabric_->progress().poll();
+        return {};
+      });
+    }
+  }
   const bool everyone_alive = outcome.has_value();
   if (auto stopped = fabric_->stop(deadline); !stopped && outcome) outcome = std::move(stopped);
   if (role_group_ != nullptr) {
