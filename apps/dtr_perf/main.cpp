@@ -90,7 +90,8 @@ int main(int argc, char** argv) {
   auto* one = app.add_option("--size", size, "bytes of one operation")->check(CLI::PositiveNumber);
   app.add_option("--sizes", sizes, "A:B:xF: from A to B bytes, times F each")->excludes(one);
   app.add_option("--transport", plan.transport, "shm, tcp, verbs (default: as configured)");
-  app.add_option("--iterations", plan.iterations, "operations to measure (default: by size)");
+  app.add_option("--iterations", plan.iterations, "operations to measure (default: by size)")
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{100'000'000}));
   app.add_option("--batch", plan.batch, "requests per post in bandwidth tests")->check(CLI::Range(1, 65536));
   app.add_option("--json", plan.json, "file for the results");
   CLI11_PARSE(app, argc, argv);

@@ -1,7 +1,9 @@
 // dtr_train: trains an image classifier on several ranks. Workers compute, servers sum, checkpoints survive a crash.
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -90,24 +92,54 @@ dtr::Result<void> end_together(dtr::Runtime& rt, dtr::Result<void> mine, dtr::De
   return {};
 }
 
+/// 0 or more; a range would let NaN pass.
+CLI::Validator finite_rate() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        char* end = nullptr;
+        const double rate = std::strtod(text.c_str(), &end);
+        const bool good = end != text.c_str() && *end == 0 && std::isfinite(rate) && rate >= 0;
+        return good ? std::string() : "'" + text + "' is no finite number of 0 or more";
+      },
+      "FLOAT >= 0");
+}
+
+/// Digits only: every 64-bit seed is good, and -1 is none of them.
+CLI::Validator whole_number() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        const bool good = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+        return good ? std::string() : "'" + text + "' is no whole number";
+      },
+      "UINT");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("Trains a 784-256-10 network on Fashion-MNIST: workers compute, servers sum");
   Options options;
+  // A minus sign or a NaN is a mistake: without a check it would become a huge number, or a training of nothing.
+  const auto count = [&app](const char* name, std::uint64_t& value, const char* what) {
+    constexpr std::uint64_t kMost = 1'000'000'000'000;
+    return app.add_option(name, value, what)->check(CLI::Range(std::uint64_t{0}, kMost));
+  };
   app.add_option("--servers", options.servers, "ranks that only sum, the last ones")->capture_default_str();
-  app.add_option("--epochs", options.epochs, "times through the 60,000 images")->capture_default_str();
+  app.add_option("--epochs", options.epochs, "times through the 60,000 images")
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1'000'000}))
+      ->capture_default_str();
   app.add_option("--batch", options.batch, "images a worker and step")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{60000}))
       ->capture_default_str();
-  app.add_option("--lr", options.rate, "learning rate at the start")->capture_default_str();
-  app.add_option("--seed", options.seed, "of the parameters and of the order of images")->capture_default_str();
+  app.add_option("--lr", options.rate, "learning rate at the start")->check(finite_rate())->capture_default_str();
+  app.add_option("--seed", options.seed, "of the parameters and of the order of images")
+      ->check(whole_number())
+      ->capture_default_str();
   app.add_option("--data", options.data, "folder of the idx files")->capture_default_str();
   app.add_option("--checkpoint-dir", options.checkpoint_dir, "folder for checkpoints (default: none)");
-  app.add_option("--checkpoint-every", options.checkpoint_every, "steps from one to the next; 0 = never")
-      ->capture_default_str();
+  count("--checkpoint-every", options.checkpoint_every, "steps from one to the next; 0 = never")->capture_default_str();
   app.add_flag("--resume", options.resume, "go on from the newest valid checkpoint");
-  app.add_option("--max-steps", options.max_steps, "end after this step, counted from 0; 0 = no limit");
+  count("--max-steps", options.max_steps, "end after this step, counted from 0; 0 = no limit");
   app.add_option("--json", options.json, "file for the results");
   CLI11_PARSE(app, argc, argv);
 

@@ -135,7 +135,29 @@ class Training {
     const auto plan = registry_.plan(kDataset, workers_->rank(), 0);
     if (!plan) return fail(plan.error());
     total_steps_ = options_.epochs * plan->batches(options_.batch);
-    return options_.resume ? resume() : Result<void>{};
+    return checkpoints_ || options_.resume ? resume() : Result<void>{};
+  }
+
+  /// What decides the course of the training; stands in each checkpoint, the seed first.
+  [[nodiscard]] std::string settings() const {
+    return "seed " + std::to_string(options_.seed) + ", batch " + std::to_string(options_.batch) + ", epochs " +
+           std::to_string(options_.epochs) + ", lr " + std::to_string(options_.rate) + ", workers " +
+           std::to_string(workers_->size());
+  }
+
+  /// A folder that another job has filled would give that job's parameters to the next --resume. Who resumes may change
+  /// everything but the seed, which also says which images were seen.
+  [[nodiscard]] Result<void> check_same_job(const Checkpoint& loaded) const {
+    const auto saved = loaded.get<std::uint8_t>("settings");
+    if (!saved) return fail(saved.error());
+    const std::string theirs(saved->begin(), saved->end());
+    const std::string mine = settings();
+    const auto seed_of = [](const std::string& text) { return text.substr(0, text.find(',')); };
+    if (options_.resume ? seed_of(theirs) == seed_of(mine) : theirs == mine) return {};
+    return fail(Errc::invalid_argument,
+                "the checkpoints in " + options_.checkpoint_dir + " are of another job (" + theirs + "; this one has " +
+                    mine + "): give it a folder of its own",
+                "dtr_train");
   }
 
   Result<void> resume() {
@@ -143,9 +165,11 @@ class Training {
     const auto loaded = checkpoints_->load_latest(kStart);
     if (!loaded) {
       if (loaded.error().code != Errc::not_found && loaded.error().code != Errc::corrupt) return fail(loaded.error());
+      if (!options_.resume) return {};
       say("no checkpoint to resume from (" + loaded.error().message + "); starting at step 0");
       return {};
     }
+    if (auto same = check_same_job(*loaded); !same || !options_.resume) return same;
     for (const std::string& reason : loaded->skipped()) say("passed over: " + reason);
     const auto parameters = loaded->get<float>("parameters");
     const auto velocity = loaded->get<float>("momentum");
@@ -233,10 +257,13 @@ class Training {
     const std::string cursor = loader.cursor().to_string();
     const std::vector<std::uint64_t> step{step_};
     const std::vector<std::uint8_t> where(cursor.begin(), cursor.end());
+    const std::string job = settings();
+    const std::vector<std::uint8_t> words(job.begin(), job.end());
     auto ticket = checkpoints_->save_async(
-        step_, {TensorView::of("parameters", parameters_).same_on_all_ranks(),
-                TensorView::of("momentum", velocity_).same_on_all_ranks(),
-                TensorView::of("step", step).same_on_all_ranks(), TensorView::of("cursor", where).same_on_all_ranks()});
+        step_,
+        {TensorView::of("parameters", parameters_).same_on_all_ranks(),
+         TensorView::of("momentum", velocity_).same_on_all_ranks(), TensorView::of("step", step).same_on_all_ranks(),
+         TensorView::of("cursor", where).same_on_all_ranks(), TensorView::of("settings", words).same_on_all_ranks()});
     if (!ticket) return fail(std::move(ticket.error()));
     ticket_ = *ticket;
     return {};

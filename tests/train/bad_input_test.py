@@ -80,6 +80,24 @@ def resuming_without_a_checkpoint_starts_at_0_and_says_so():
     check(result["parameter_digest"] == wanted["parameter_digest"], "it did not start at 0")
 
 
+def nonsense_numbers_are_refused():
+    for option, value in [("--lr", "nan"), ("--lr", "inf"), ("--lr", "-1"), ("--seed", "-1"), ("--epochs", "-1"),
+                          ("--max-steps", "-3"), ("--checkpoint-every", "-1"), ("--batch", "-5")]:
+        ended = subprocess.run([PROGRAM, option, value], capture_output=True, text=True, timeout=60)
+        check(ended.returncode != 0 and option in ended.stderr + ended.stdout,
+              f"{option} {value}: {ended.returncode} {ended.stdout}{ended.stderr}")
+
+
+def checkpoints_of_another_job_are_an_error_with_and_without_resume():
+    with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
+        arguments = ["--batch", 16, "--checkpoint-dir", folder, "--checkpoint-every", 4]
+        first = train(PROGRAM, 3, *arguments, "--seed", 1, "--max-steps", 9)
+        again = train(PROGRAM, 3, *arguments, "--seed", 1, "--max-steps", 9)
+        check(again["parameter_digest"] == first["parameter_digest"], "the same job again differs")
+        expect_errors(3, [*arguments, "--seed", 2, "--max-steps", 9], "are of another job (seed 1,")
+        expect_errors(3, [*arguments, "--seed", 2, "--max-steps", 9, "--resume"], "are of another job (seed 1,")
+
+
 def max_steps_counts_from_0_when_resuming():
     wanted = train(PROGRAM, 3, "--batch", 16, "--max-steps", 20)
     with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
@@ -132,6 +150,8 @@ run_cases(
         an_unwritable_checkpoint_folder_is_an_error_on_every_rank,
         a_full_disk_is_an_error_on_every_rank,
         resuming_without_a_checkpoint_starts_at_0_and_says_so,
+        nonsense_numbers_are_refused,
+        checkpoints_of_another_job_are_an_error_with_and_without_resume,
         max_steps_counts_from_0_when_resuming,
         a_broken_newest_checkpoint_is_passed_over_by_name,
         a_wrong_setting_of_one_rank_is_an_error_on_every_rank,
