@@ -151,8 +151,9 @@ int main(int argc, char** argv) {
     auto done = run(rt, options);
     const bool failed = !done;
     // Who fails does not wait long for ranks that may hang.
-    done = end_together(rt, std::move(done), failed ? kFarewell : kEnd);
-    const auto ended = failed ? rt.finalize(kFarewell) : rt.finalize();
+    const dtr::Deadline farewell(failed ? kFarewell : kEnd);
+    done = end_together(rt, std::move(done), farewell);
+    const auto ended = failed ? rt.finalize(farewell) : rt.finalize();
     running = nullptr;
     if (!done) return rt.fail(done.error());
     if (!ended) return rt.fail(ended.error());
