@@ -25,7 +25,7 @@ set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 PATH=$PATH:/usr/sbin:/sbin
 parts=$root/scripts/rdma_vm
-boot_limit=180 # seconds until the command starts; three on a machine that has nothing else to do
+boot_limit=300 # seconds until the command starts: three on an idle machine, forty on one with eight busy processes a core
 
 complain() { echo "rdma-vm: $*" >&2; }
 cannot() {
@@ -108,7 +108,7 @@ prepare() {
   local base=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
   cache=${base:-$root/build}/libdtr/rdma-vm
   mkdir -p "$cache" 2> /dev/null && [ -w "$cache" ] || cache=$root/build/libdtr/rdma-vm
-  "$parts/image.sh" "$cache" > "$folder/image" &
+  setsid "$parts/image.sh" "$cache" > "$folder/image" & # a process group, to be ended whole
   builder=$!
   wait $builder || cannot 'no kernel to boot'
   builder=''
@@ -228,7 +228,7 @@ watch() {
     kill $clock 2> /dev/null
     if [ -z "$started" ] && [ -e "$folder/started" ]; then
       started=1
-      limit=$((SECONDS + timeout + 15))
+      limit=$((SECONDS + timeout + 60))
     fi
     case $ended in
       "$clock") ;;
@@ -242,7 +242,7 @@ watch() {
     esac
     if [ $SECONDS -ge $limit ]; then
       [ -n "$started" ] || lost "the virtual machine did not come up in $boot_limit s" 1
-      complain "still running $((timeout + 15)) s after its start"
+      complain "the virtual machine does not end: killed $((timeout + 60)) s after the command began"
       exit 124
     fi
   done
@@ -265,8 +265,7 @@ drain() {
 machines=() carriers=() builder=''
 clean_up() {
   trap '' INT TERM HUP
-  # shellcheck disable=SC2086
-  kill $builder 2> /dev/null
+  [ -z "$builder" ] || kill -- "-$builder" 2> /dev/null
   kill -9 "${machines[@]}" "${carriers[@]}" 2> /dev/null
   wait 2> /dev/null
   if [ -n "$console" ]; then cat "$folder"/console.[12] >&2; fi

@@ -63,12 +63,12 @@ make_environment() {
   environment=(
     OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
-    OMPI_MCA_pml=ob1 OMPI_MCA_osc=^ucx OMPI_MCA_btl=self,vader,tcp # MPI's own traffic leaves the RDMA devices alone
-    PATH=$PATH
+    OMPI_MCA_pml=ob1 OMPI_MCA_osc=^ucx 'OMPI_MCA_btl=self,vader,tcp' # MPI's own traffic leaves the RDMA devices alone
+    "PATH=$PATH"
   )
   if [ "$hosts" != 1 ]; then
     environment+=(
-      OMPI_MCA_plm_rsh_agent=$control/remote.py OMPI_MCA_orte_default_hostfile=$control/hostfile
+      "OMPI_MCA_plm_rsh_agent=$control/remote.py" "OMPI_MCA_orte_default_hostfile=$control/hostfile"
       OMPI_MCA_rmaps_base_mapping_policy=node
       OMPI_MCA_oob_tcp_if_include=10.76.0.0/24 OMPI_MCA_btl_tcp_if_include=10.76.0.0/24
     )
@@ -153,7 +153,7 @@ fi
 for ((host = 2; host <= hosts; ++host)); do
   for ((try = 0; ; ++try)); do
     [ ! -e "$control/ready.$host" ] || break
-    [ $try -lt 1200 ] || give_up "guest $host did not come up"
+    [ $try -lt 2400 ] || give_up "guest $host did not come up"
     sleep 0.1
   done
 done

@@ -27,7 +27,7 @@ newest_kernel() {
 }
 
 download() { # PACKAGE VERSION, into the current folder
-  timeout 300 apt-get -qq download "$1=$2" 2> download.log
+  timeout --foreground 300 apt-get -qq download "$1=$2" 2> download.log
 }
 
 # The kernel lies compressed in the boot image; taken out here once, the guest is spared to do so at each boot.

@@ -3,7 +3,7 @@
 # shellcheck shell=bash
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
 # shellcheck disable=SC2154
-[ -n "${RDMA_VM_HOST:-}" ] || exec "$root/scripts/rdma-vm.sh" --timeout 400 "${vm_options[@]}" -- "$0"
+[ -n "${RDMA_VM_HOST:-}" ] || exec "$root/scripts/rdma-vm.sh" --timeout 900 "${vm_options[@]}" -- "$0"
 
 bad=0
 complain() {
