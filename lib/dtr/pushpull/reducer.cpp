@@ -1,11 +1,13 @@
 #include "dtr/pushpull/reducer.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <mutex>
 #include <optional>
 
 #include "dtr/base/log.hpp"
+#include "dtr/pushpull/detail/no_throw.hpp"
 #include "dtr/pushpull/detail/one_thread.hpp"
 #include "dtr/pushpull/detail/reduction.hpp"
 #include "dtr/pushpull/detail/server_core.hpp"
@@ -32,12 +34,12 @@ struct Reducer::State {
     Result<void> outcome;
     try {
       outcome = reduction.work();
-    } catch (const std::exception& e) {
-      outcome = fail(Errc::resource_exhausted, e.what(), kOperation, runtime.rank());
+    } catch (const std::exception&) {
+      outcome = tl::unexpected(Error{.code = Errc::resource_exhausted, .peer = runtime.rank()});
       core.break_all(outcome.error());
     }
     const std::lock_guard lock(mutex);
-    if (!outcome && !failure) failure = outcome.error();
+    if (!outcome && !failure) failure = pushpull::copy_of(outcome.error());
     sessions.store(reduction.sessions(), std::memory_order_release);
     failed.store(failure.has_value(), std::memory_order_release);
   }
@@ -96,7 +98,10 @@ Result<void> Reducer::serve(Deadline deadline) {
   if (state.started) return fail(Errc::already_exists, "it serves already since start(): use join()", kOperation);
   Errc waited = Errc::ok;
   while (!state.over() && waited == Errc::ok) {
-    waited = state.core.fabric().progress().wait([&]() noexcept { return state.core.has_news(); }, deadline);
+    const Deadline expiry{Deadline::Clock::time_point(std::chrono::nanoseconds(state.reduction.wake_ns()))};
+    waited = state.core.fabric().progress().wait([&]() noexcept { return state.core.has_news(); },
+                                                 std::min(deadline, expiry));
+    if (waited == Errc::timed_out && !deadline.passed()) waited = Errc::ok;  // a round has run out of time
     state.work();
   }
   return state.outcome(state.over() ? Errc::ok : waited);

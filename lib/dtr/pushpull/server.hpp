@@ -73,8 +73,9 @@ class Server {
 
   /// The next round: one request of each worker, in rank order, matched by its number and not by arrival.
   /// Errors: timed_out (names the workers that did not come), peer_failed (a worker died: the others have been told),
-  /// closed (all workers have ended), cancelled and peer_left (a worker gave this round up, or ended before it: the
-  /// others' requests have been answered with that; the next call goes on with the next round).
+  /// closed (all workers have ended), cancelled, peer_left and timed_out with the rank of a worker that gave this round
+  /// up, ended before it, or did not come before the others' own deadlines: their requests have been answered with
+  /// that, and the next call goes on with the next round. Do not mix with get_any.
   [[nodiscard]] Result<std::vector<Request>> get_batch(Deadline deadline = std::chrono::seconds(10));
 
   /// The next request of any worker, each worker's in its order. A dead worker is passed over.
@@ -97,8 +98,21 @@ class Server {
   /// Ends a request with an Error at its worker.
   [[nodiscard]] Result<void> refuse(RequestHandle request, const Error& error);
 
-  /// Ends the open and all later rounds of all workers with this Error. The thread of the calls above.
-  void fail_all(const Error& error);
+  /// Ends the open and all later rounds of all workers with this Error.
+  [[nodiscard]] Result<void> fail_all(const Error& error);
+
+  /// From the next push on, what rank workers[i] pushes under keys[i] lands in the i-th of equal chunks of the tensor,
+  /// without a copy; the views of the request point there. May be called before or after the first push. A second push
+  /// of that key waits at its worker until the first is answered; if it is small enough to travel inside of a message
+  /// (1 KiB), it stays in the message instead. Pushes larger than the chunk fail at their worker.
+  /// Errors: invalid_argument, not_found (no such worker), already_exists (the key has a buffer), overlap.
+  [[nodiscard]] Result<void> register_recv_buffer(const PullView& tensor, std::span<const int> workers,
+                                                  std::span<const std::uint64_t> keys);
+
+  /// Takes the buffer back; pushes land in the Server's own memory again. Answer its requests before.
+  /// Errors: not_found, busy (at the deadline: something may still land there; call again).
+  [[nodiscard]] Result<void> unregister_recv_buffer(const PullView& tensor,
+                                                    Deadline deadline = std::chrono::seconds(10));
 
   /// Returns when the tensors of all answers may be changed again. Errors: timed_out.
   [[nodiscard]] Result<void> flush(Deadline deadline = std::chrono::seconds(10));

@@ -11,18 +11,23 @@ Worker::Worker(Runtime& runtime, const WorkerOptions& options)
 
 Worker::~Worker() = default;
 
-Result<RoundHandle> Worker::push_pull(std::span<const PushPull> tensors) { return core_->push_pull(tensors); }
+Result<RoundHandle> Worker::push_pull(std::span<const PushPull> tensors, std::optional<Deadline> deadline) {
+  return core_->push_pull(tensors, deadline);
+}
 
 Result<RoundHandle> Worker::push_pull(std::span<const PushView> pushes, std::span<const std::uint64_t> push_keys,
-                                      std::span<const PullView> pulls, std::span<const std::uint64_t> pull_keys) {
-  return core_->push_pull(pushes, push_keys, pulls, pull_keys);
+                                      std::span<const PullView> pulls, std::span<const std::uint64_t> pull_keys,
+                                      std::optional<Deadline> deadline) {
+  return core_->push_pull(pushes, push_keys, pulls, pull_keys, deadline);
 }
 
 Result<void> Worker::wait(RoundHandle handle, Deadline deadline) { return core_->wait(handle, deadline); }
 Result<void> Worker::wait(RoundHandle handle) { return core_->wait(handle, std::chrono::seconds(10)); }
 Result<bool> Worker::done(RoundHandle handle) { return core_->done(handle); }
 Result<void> Worker::cancel(RoundHandle handle) { return core_->cancel(handle); }
-Result<void> Worker::quiesce(RoundHandle handle, Deadline deadline) { return core_->quiesce(handle, deadline); }
+Result<void> Worker::quiesce(RoundHandle handle, Deadline deadline, bool force) {
+  return core_->quiesce(handle, deadline, force);
+}
 Result<std::vector<RoundHandle>> Worker::handles(RoundHandle handle) const { return core_->handles(handle); }
 Result<std::vector<RoundTrace>> Worker::trace(RoundHandle handle) const { return core_->trace(handle); }
 Result<void> Worker::unbind(std::span<const std::uint64_t> keys) { return core_->unbind(keys); }

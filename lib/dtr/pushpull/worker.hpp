@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -58,23 +59,27 @@ class Worker {
   Worker& operator=(const Worker&) = delete;
 
   /// Starts a round and returns; the tensors stay untouched until it has ended. The n-th round of every worker is
-  /// answered together. A key keeps the size it has first until unbind; its memory may be another one each time.
-  /// Errors, with nothing started: invalid_argument (empty, a key twice, a size that differs from the key's, with key
-  /// and both sizes), overlap, busy (too many rounds are open), closed, or the failure of a server that it needs.
-  [[nodiscard]] Result<RoundHandle> push_pull(std::span<const PushPull> tensors);
-  [[nodiscard]] Result<RoundHandle> push_pull(std::initializer_list<PushPull> tensors) {
-    return push_pull(std::span(tensors.begin(), tensors.size()));
+  /// answered together. At its deadline (default: timeout.operation_ms from now) the round ends with timed_out. A key
+  /// keeps the size it has first until unbind; its memory may be another one each time. Errors, with nothing started:
+  /// invalid_argument (empty, a key twice, a size that differs from the key's, with key and both sizes), overlap, busy
+  /// (too many rounds are open), closed, or the failure of a server that it needs.
+  [[nodiscard]] Result<RoundHandle> push_pull(std::span<const PushPull> tensors,
+                                              std::optional<Deadline> deadline = std::nullopt);
+  [[nodiscard]] Result<RoundHandle> push_pull(std::initializer_list<PushPull> tensors,
+                                              std::optional<Deadline> deadline = std::nullopt) {
+    return push_pull(std::span(tensors.begin(), tensors.size()), deadline);
   }
 
   /// The same with separate lists. Route broadcast: `pulls` has as many tensors for each server, those of the first
   /// server first.
   [[nodiscard]] Result<RoundHandle> push_pull(std::span<const PushView> pushes,
                                               std::span<const std::uint64_t> push_keys, std::span<const PullView> pulls,
-                                              std::span<const std::uint64_t> pull_keys);
+                                              std::span<const std::uint64_t> pull_keys,
+                                              std::optional<Deadline> deadline = std::nullopt);
 
-  /// Returns when the round has ended; again and again the same. timed_out names the servers that have not answered;
-  /// the round goes on then: wait again, or cancel. Errors also: peer_failed, peer_left, cancelled, closed,
-  /// stale_handle, what a server answered.
+  /// Returns when the round has ended; again and again the same. timed_out names the servers that have not answered, or
+  /// the workers that a server has not heard of. Before the round's own deadline it goes on: wait again, or cancel.
+  /// Errors also: peer_failed, peer_left, cancelled, closed, stale_handle, what a server answered.
   [[nodiscard]] Result<void> wait(RoundHandle handle, Deadline deadline);
   [[nodiscard]] Result<void> wait(RoundHandle handle);  ///< 10 s
 
@@ -85,8 +90,11 @@ class Worker {
   /// writing the answer: see quiesce. Errors: stale_handle.
   [[nodiscard]] Result<void> cancel(RoundHandle handle);
 
-  /// Returns when nothing of an ended round can touch this worker's memory any more. Errors: busy (at the deadline).
-  [[nodiscard]] Result<void> quiesce(RoundHandle handle, Deadline deadline);
+  /// Returns when nothing of the round can touch this worker's memory any more; needed after a failure only, before the
+  /// tensors are used again. `force`: after half of the time, silent servers lose the right to write into its tensors,
+  /// and a server that has not even taken the data is given up; other rounds that share these tensors are cancelled.
+  /// Errors: busy (at the deadline: a server was stopped inside of a copy, or the tensors are in memory of the pool).
+  [[nodiscard]] Result<void> quiesce(RoundHandle handle, Deadline deadline, bool force = false);
 
   /// A handle for each push tensor and then each pull tensor of the round. Errors: stale_handle.
   [[nodiscard]] Result<std::vector<RoundHandle>> handles(RoundHandle handle) const;

@@ -4,6 +4,7 @@
 #include <limits>
 #include <string>
 
+#include "dtr/base/clock.hpp"
 #include "dtr/pushpull/detail/sum.hpp"
 
 namespace dtr::inline v0 {
@@ -32,13 +33,13 @@ Result<void> Reduction::work() {
     arrived_.clear();
     return fail(*broken_);
   }
-  while (core_.has_news()) {
+  do {
     arrived_.clear();
     core_.take(arrived_);
     for (ServerFragment* fragment : arrived_) accept(*fragment);
     if (auto alive = check_workers(); !alive) return alive;
     end_rounds();
-  }
+  } while (core_.has_news());
   return {};
 }
 
@@ -68,6 +69,7 @@ void Reduction::accept(ServerFragment& fragment) {
     }
     core_.finish(fragment);
   } else {
+    round.expires_ns = std::min(round.expires_ns, fragment.expires_ns);
     fragment.open_entries = static_cast<std::uint32_t>(fragment.pushes.size() + fragment.pulls.size());
     for (std::uint32_t i = 0; i < fragment.pushes.size(); ++i) {
       const PushEntry& entry = fragment.pushes[i].entry;
@@ -250,11 +252,32 @@ void Reduction::fail_open_cells(Round& round, const Error& error) {
   while (!round.cells.empty()) fail_cell(*round.cells.back(), round, error);
 }
 
-/// Rounds that all workers have sent end here, with what could not be summed.
+Error Reduction::not_come(const Round& round) const {
+  std::string who;
+  int rank = -1;
+  for (int worker = 0; worker < core_.workers(); ++worker) {
+    if (round.seen[static_cast<std::size_t>(worker)] > 0) continue;
+    if (rank < 0) rank = core_.rank_of(worker);
+    who += (who.empty() ? "no part of the round came from rank " : ", rank ") + std::to_string(core_.rank_of(worker));
+  }
+  if (rank < 0) who = "a part of the round did not come";
+  return {.code = Errc::timed_out, .message = std::move(who), .operation = kOperation, .peer = rank};
+}
+
+/// Rounds that all workers have sent end here, with what could not be summed; and rounds that run out of time.
 void Reduction::end_rounds() {
   const auto workers = static_cast<std::uint32_t>(core_.workers());
+  const std::int64_t now = rounds_.empty() ? 0 : monotonic_ns();
+  wake_ns_ = kNever;
   for (auto at = rounds_.begin(); at != rounds_.end();) {
     Round& round = at->second;
+    if (!round.spoilt && round.complete < workers) {
+      if (now >= round.expires_ns) {
+        round.spoilt = not_come(round);
+      } else {
+        wake_ns_ = std::min(wake_ns_, round.expires_ns);
+      }
+    }
     if (round.spoilt) fail_open_cells(round, *round.spoilt);
     if (round.complete == workers) {
       while (!round.cells.empty()) {
@@ -262,6 +285,7 @@ void Reduction::end_rounds() {
         fail_cell(cell, round, left_out(cell));
       }
       round.complete = 0;
+      round.expires_ns = kNever;
       round.spoilt.reset();
       std::fill(round.seen.begin(), round.seen.end(), 0);
       const auto over = at++;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,10 +24,15 @@ class Reduction {
   /// Does all that can be done now. Error: a worker is dead; then everything has been answered with it.
   [[nodiscard]] Result<void> work();
 
+  /// When work() should be called although nothing came, in ns of our clock: a round runs out of time then.
+  [[nodiscard]] std::int64_t wake_ns() const noexcept { return wake_ns_; }
+
   /// Goodbyes that every worker has said.
   [[nodiscard]] std::uint64_t sessions() const noexcept { return sessions_; }
 
  private:
+  static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+
   /// What one worker has to do with a part.
   struct Share {
     ServerFragment* pushed = nullptr;
@@ -46,7 +52,8 @@ class Reduction {
   struct Round {
     std::vector<std::uint32_t> seen{};  ///< fragments by worker
     std::uint32_t complete = 0;         ///< workers of whom all fragments are here
-    std::optional<Error> spoilt{};      ///< a worker gave it up
+    std::int64_t expires_ns = kNever;   ///< the first worker's patience ends soon after
+    std::optional<Error> spoilt{};      ///< it will not be whole
     std::vector<Cell*> cells{};         ///< not reduced yet
   };
 
@@ -60,6 +67,7 @@ class Reduction {
   void retire(Cell& cell, Round& round);
   void fail_open_cells(Round& round, const Error& error);
   [[nodiscard]] Error left_out(const Cell& cell) const;
+  [[nodiscard]] Error not_come(const Round& round) const;
   void end_rounds();
   Result<void> check_workers();
 
@@ -67,6 +75,7 @@ class Reduction {
   Counter& parts_;
   Counter& bytes_;
   std::uint64_t sessions_ = 0;
+  std::int64_t wake_ns_ = kNever;
   std::optional<Error> broken_{};
   std::vector<ServerFragment*> arrived_;
   std::map<std::uint64_t, Round> rounds_;

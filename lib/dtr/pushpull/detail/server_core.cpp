@@ -61,12 +61,14 @@ ServerCore::~ServerCore() {
     static_cast<void>(fabric_.progress().wait([this]() noexcept { return !anyone_present(); }, kGoodbyeBound));
     fabric_.close_port(server_port_);
   }
-  for (ServerFragment& fragment : fragments_) {
+  for (ServerFragment& fragment : fragments_) {  // the response first: it must not speak of puts that are cancelled
+    const auto peer = static_cast<fabric::PeerId>(rank_of(fragment.worker));
+    if (!fragment.response.done()) fabric_.cancel(peer, fragment.response);
     for (PullAnswer& put : fragment.puts) {
-      if (!put.done()) fabric_.cancel(static_cast<fabric::PeerId>(rank_of(fragment.worker)), put);
+      if (!put.done()) fabric_.cancel(peer, put);
     }
   }
-  while (open_puts_.load(std::memory_order_acquire) > 0) {
+  while (open_posts_.load(std::memory_order_acquire) > 0) {
     if (!fabric_.progress().poll()) std::this_thread::yield();
   }
 }
@@ -98,7 +100,13 @@ bool ServerCore::anyone_present() noexcept {
 }
 
 ServerFragment& ServerCore::fresh_fragment() {
-  if (idle_.empty()) return fragments_.emplace_back();
+  if (idle_.empty()) {
+    idle_.reserve(fragments_.size() + 1);  // so that to give one back needs no memory
+    ServerFragment& made = fragments_.emplace_back(&ServerCore::on_replied);
+    made.response.core = this;
+    made.response.of = &made;
+    return made;
+  }
   ServerFragment& fragment = *idle_.back();
   idle_.pop_back();
   fragment.pushes.clear();
@@ -107,12 +115,13 @@ ServerFragment& ServerCore::fresh_fragment() {
   fragment.holds = fragment.answers = fragment.open_entries = 0;
   fragment.failure.reset();
   fragment.responded_ns = 0;
+  fragment.response.reset();
   return fragment;
 }
 
 /// With the lock.
 void ServerCore::recycle_if_over(ServerFragment& fragment) {
-  if (!fragment.responded || fragment.holds > 0 || fragment.answers > 0) return;
+  if (!fragment.responded || fragment.response.open || fragment.holds > 0 || fragment.answers > 0) return;
   auto& live = workers_[static_cast<std::size_t>(fragment.worker)].live;
   live.erase(std::remove(live.begin(), live.end(), &fragment), live.end());
   idle_.push_back(&fragment);

@@ -36,8 +36,18 @@ struct PullAnswer : fabric::Completion {
   ServerFragment* from = nullptr;  ///< whose slot is being read; null: memory of the consumer
 };
 
+/// A response on its way; it is not sent if a put that it speaks of is known to have failed.
+struct Reply : fabric::Completion {
+  explicit Reply(Continuation then) noexcept : Completion(then) {}
+  ServerCore* core = nullptr;
+  ServerFragment* of = nullptr;
+  bool open = false;
+};
+
 /// One message of a worker with its data. Its consumer reads all of it; the rest is the core's.
 struct ServerFragment {
+  explicit ServerFragment(fabric::Completion::Continuation replied) noexcept : response(replied) {}
+
   struct Push {
     PushEntry entry{};
     std::byte* data = nullptr;  ///< in a slot or in the message; the consumer may write to it
@@ -58,6 +68,7 @@ struct ServerFragment {
   std::vector<Push> pushes{};
   std::vector<Pull> pulls{};
   std::uint32_t open_entries = 0;  ///< for the consumer to count down
+  std::int64_t expires_ns = 0;     ///< by our clock: the worker's patience ends soon after
 
   // The core's:
   ServerFragment* next = nullptr;  ///< among those not taken yet
@@ -75,6 +86,7 @@ struct ServerFragment {
   std::vector<std::byte> message{};
   std::vector<std::byte> reply{};
   std::deque<PullAnswer> puts{};
+  Reply response;
 };
 
 class ServerCore final : public fabric::PortHandler {
@@ -84,6 +96,13 @@ class ServerCore final : public fabric::PortHandler {
   /// Throws Exception. `operation` names the consumer in Errors.
   ServerCore(Runtime& runtime, int group, const char* operation);
   ~ServerCore() override;
+
+  /// Memory of the consumer in which the pushes of one worker under one key land.
+  struct Landing {
+    Region* region = nullptr;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+  };
 
   /// What the consumer has to know of a worker.
   struct Standing {
@@ -111,7 +130,15 @@ class ServerCore final : public fabric::PortHandler {
   /// What finish will say; the first failure counts.
   void set_failure(ServerFragment& fragment, const Error& error);
   /// Ends all rounds of all workers, now and later.
-  void break_all(const Error& error);
+  void break_all(const Error& error) noexcept;
+
+  /// From the next slot on.
+  void set_landing(int worker, std::uint64_t key, const Landing& landing);
+  /// Asks the worker for the slots in it; they are back when landed() is false.
+  void clear_landing(int worker, std::uint64_t key);
+  /// Some slot lies in this part of a region.
+  [[nodiscard]] bool landed(const Region* region, std::uint64_t offset, std::uint64_t bytes) noexcept;
+
   /// No put reads the consumer's memory any more.
   [[nodiscard]] bool flushed() const noexcept { return consumer_puts_.load(std::memory_order_acquire) == 0; }
 
@@ -136,7 +163,16 @@ class ServerCore final : public fabric::PortHandler {
     std::uint64_t bytes = 0;
     PartId part{};
     bool live = false;
+    bool landing = false;            ///< in memory of the consumer
+    bool told = true;                ///< the worker knows it; else it stands for data that came inside of a message
+    bool unwanted = false;           ///< to be dropped when its user lets go of it; only if it was not told
     ServerFragment* user = nullptr;  ///< who holds it until the response
+  };
+  /// A round of which fragments have come.
+  struct RoundSeen {
+    std::uint64_t seq = 0;
+    std::uint32_t count = 0;
+    std::uint32_t seen = 0;
   };
   struct WorkerState {
     explicit WorkerState(fabric::Fabric& fabric) : arena(fabric) {}
@@ -145,27 +181,40 @@ class ServerCore final : public fabric::PortHandler {
     bool unclean = false;     ///< its slots may still be written into
     SlotArena arena;          ///< progress only
     std::unordered_map<PartId, std::vector<std::uint32_t>, PartIdHash> bindings{};
+    std::unordered_map<std::uint64_t, Landing> landings{};
     std::vector<const fabric::RemoteRegion*> regions{};
     std::vector<ServerFragment*> live{};
     std::vector<std::uint64_t> cancelled{};  ///< rounds to be muted when they come
-  };
-  struct Small {
-    fabric::PeerId peer;
-    std::vector<std::byte> bytes;
+    std::uint64_t first_open = 0;            ///< all rounds below have come whole
+    std::vector<RoundSeen> rounds{};         ///< from there on, those of which something has come
+    std::uint32_t puts = 0;                  ///< towards its memory, under way
+    std::uint32_t owes_parted = 0;           ///< to this epoch, once no put is under way
+    std::optional<Error> owes_broken{};      ///< likewise
   };
 
   // server_receive.cpp
+  void take(int worker, const Head& head, std::span<const std::byte> payload);
   void take_hello(int worker, std::span<const std::byte> payload);
   void take_bind(int worker, std::span<const std::byte> payload);
   void take_unbind(int worker, std::span<const std::byte> payload);
+  void take_give_back(int worker, std::span<const std::byte> payload);
   void take_announce(int worker, std::span<const std::byte> payload);
   Result<void> take_round(int worker, std::span<const std::byte> payload);
   Result<void> parse(WorkerState& state, ServerFragment& fragment, const Round& round);
   void take_cancel(int worker, std::span<const std::byte> payload);
   void take_bye(int worker, std::span<const std::byte> payload);
+  Result<void> parse_pushes(WorkerState& state, ServerFragment& fragment, const Round& round);
+  Result<void> parse_pulls(const WorkerState& state, ServerFragment& fragment, const Round& round);
+  Result<void> take_slot(ServerFragment& fragment, ServerFragment::Push& push);
+  void land(WorkerState& state, ServerFragment& fragment, ServerFragment::Push& push);
+  [[nodiscard]] static bool fits(WorkerState& state, const Round& round);
   void complete(ServerFragment& fragment) noexcept;
-  void expel(int worker, Error error);
+  void expel(int worker, Error error) noexcept;
+  void end_session(WorkerState& state, bool unclean) noexcept;
   void drop_slots(WorkerState& state);
+  std::uint32_t add_slot(Slot slot);
+  void drop_slot(WorkerState& state, std::uint32_t number);
+  void let_go_of_slots(ServerFragment& fragment) noexcept;
   void recycle_if_over(ServerFragment& fragment);
   ServerFragment& fresh_fragment();
   [[nodiscard]] int worker_of(fabric::PeerId peer) const noexcept;
@@ -173,9 +222,13 @@ class ServerCore final : public fabric::PortHandler {
   // server_respond.cpp
   template <class T>
   void tell(int worker, const T& message, std::string_view words = {}) noexcept;
+  void say_farewells(int worker) noexcept;
   void respond(ServerFragment& fragment);
   static void on_answered(fabric::Completion& completion) noexcept;
   void answered(PullAnswer& put) noexcept;
+  void stop_response(ServerFragment& fragment, fabric::Status why) noexcept;
+  static void on_replied(fabric::Completion& completion) noexcept;
+  void replied(Reply& reply) noexcept;
   void note_news() noexcept { news_.store(true, std::memory_order_release); }
 
   Runtime& runtime_;
@@ -189,11 +242,12 @@ class ServerCore final : public fabric::PortHandler {
   bool open_ = false;
   std::atomic<bool> news_{false};
   std::atomic<std::uint32_t> consumer_puts_{0};
-  std::atomic<std::uint32_t> open_puts_{0};
+  std::atomic<std::uint32_t> open_posts_{0};  ///< Completions whose continuation has not left this object yet
 
   std::mutex mutex_;
   std::deque<WorkerState> workers_;
   std::deque<Slot> slots_;
+  std::vector<std::uint32_t> idle_slots_;  ///< numbers of slots that are not live
   std::deque<ServerFragment> fragments_;
   std::vector<ServerFragment*> idle_;
   ServerFragment* arrived_front_ = nullptr;

@@ -5,6 +5,7 @@
 
 #include "dtr/base/clock.hpp"
 #include "dtr/base/log.hpp"
+#include "dtr/pushpull/detail/no_throw.hpp"
 #include "dtr/pushpull/detail/server_core.hpp"
 #include "dtr/pushpull/detail/server_tell.hpp"
 
@@ -18,7 +19,8 @@ void ServerCore::answer(ServerFragment& to, std::size_t number, const std::byte*
   {
     const std::lock_guard lock(mutex_);
     if (to.responded_ns == 0) to.responded_ns = monotonic_ns();
-    if (to.muted || to.failure || workers_[static_cast<std::size_t>(to.worker)].standing.gone) return;
+    WorkerState& state = workers_[static_cast<std::size_t>(to.worker)];
+    if (to.muted || to.failure || state.standing.gone || state.owes_broken || broken_) return;
     to.answering = true;
     if (pull.entry.region == kInlined) {
       std::memcpy(to.reply.data() + pull.reply_offset, data, pull.entry.bytes);
@@ -40,12 +42,13 @@ void ServerCore::answer(ServerFragment& to, std::size_t number, const std::byte*
     put->reset();
     put->from = from;
     ++to.answers;
+    ++state.puts;
     if (from != nullptr) {
       ++from->holds;
     } else {
       consumer_puts_.fetch_add(1, std::memory_order_relaxed);
     }
-    open_puts_.fetch_add(1, std::memory_order_relaxed);
+    open_posts_.fetch_add(1, std::memory_order_relaxed);
   }
   const auto request =
       fabric::WorkRequest::put({region, offset}, {pull.memory, pull.entry.region_offset}, pull.entry.bytes, put);
@@ -64,31 +67,36 @@ void ServerCore::answered(PullAnswer& put) noexcept {
   const fabric::Status status = put.status();
   std::optional<Release> release;
   std::optional<Response> late;
-  std::string words;
+  Error failure;
+  bool last = false;
   int from_worker = 0;
+  if (!status.ok()) stop_response(to, status);
   {
     const std::lock_guard lock(mutex_);
+    WorkerState& state = workers_[static_cast<std::size_t>(to_worker)];
     --to.answers;
-    if (!status.ok() && !workers_[static_cast<std::size_t>(to_worker)].standing.gone) {
-      Error error = fabric_.explain(static_cast<fabric::PeerId>(rank_of(to_worker)), status, operation_);
-      if (error.code == Errc::ok) error.code = status.code;  // the fabric does not know yet that the peer is gone
+    last = --state.puts == 0;
+    if (!status.ok() && !state.standing.gone) {
+      failure = error_or_bare(status.code, rank_of(to_worker), [&] {
+        Error error = fabric_.explain(static_cast<fabric::PeerId>(rank_of(to_worker)), status, operation_);
+        if (error.code == Errc::ok) error.code = status.code;  // the fabric does not know yet that the peer is gone
+        error.message = "the answer could not be written: " + error.message;
+        return error;
+      });
       if (!to.responded) {
-        to.failure = std::move(error);
+        if (!to.failure) to.failure = std::move(failure);
       } else {
         late = Response{.head = {.kind = Kind::response, .flags = Response::kRetained},
                         .ticket = to.ticket,
-                        .code = static_cast<std::int32_t>(error.code),
+                        .code = static_cast<std::int32_t>(failure.code),
                         .peer = rank_of(to_worker)};
-        words = "the answer could not be written: " + error.message;
       }
     }
     if (from != nullptr) {
       from_worker = from->worker;
       if (--from->holds == 0 && from->retained) {
         from->retained = false;
-        for (const ServerFragment::Push& push : from->pushes) {
-          if (push.entry.slot != kInlined) slots_[push.entry.slot].user = nullptr;
-        }
+        let_go_of_slots(*from);
         release = Release{.ticket = from->ticket};
       }
       if (from != &to) recycle_if_over(*from);
@@ -97,9 +105,57 @@ void ServerCore::answered(PullAnswer& put) noexcept {
     }
     recycle_if_over(to);
   }
-  if (late) tell(to_worker, *late, words);
+  if (late) tell(to_worker, *late, failure.message);
   if (release) tell(from_worker, *release);
-  open_puts_.fetch_sub(1, std::memory_order_release);  // after this the object may be gone
+  if (last) say_farewells(to_worker);
+  open_posts_.fetch_sub(1, std::memory_order_release);  // after this the object may be gone
+}
+
+/// A response that has not left does not leave any more.
+void ServerCore::stop_response(ServerFragment& fragment, fabric::Status why) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!fragment.response.open) return;
+  }
+  // If it has ended meanwhile, then this is one more end of it, which changes nothing.
+  fragment.response.arm(1);
+  fragment.response.finish(1, why);
+}
+
+/// Once nothing is being written to the worker any more: that it is so, and why.
+void ServerCore::say_farewells(int worker) noexcept {
+  std::optional<Error> broken;
+  std::uint32_t parted = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    WorkerState& state = workers_[static_cast<std::size_t>(worker)];
+    if (state.puts > 0) return;
+    parted = std::exchange(state.owes_parted, 0);
+    if (state.epoch != 0) broken.swap(state.owes_broken);
+  }
+  if (broken) {
+    tell(worker, Broken{.code = static_cast<std::int32_t>(broken->code), .peer = broken->peer}, broken->message);
+  }
+  if (parted != 0) tell(worker, Parted{.head = {.kind = Kind::parted, .epoch = parted}});
+}
+
+void ServerCore::on_replied(fabric::Completion& completion) noexcept {
+  auto& reply = static_cast<Reply&>(completion);
+  reply.core->replied(reply);
+}
+
+void ServerCore::replied(Reply& reply) noexcept {
+  const fabric::Status status = reply.status();
+  const int worker = reply.of->worker;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!std::exchange(reply.open, false)) return;
+    recycle_if_over(*reply.of);
+  }
+  // A worker that missed a response knows no longer where it stands.
+  if (status.code == Errc::resource_exhausted || status.code == Errc::protocol_error)
+    expel(worker, {.code = status.code});
+  open_posts_.fetch_sub(1, std::memory_order_release);
 }
 
 void ServerCore::finish(ServerFragment& fragment) { respond(fragment); }
@@ -111,7 +167,7 @@ void ServerCore::finish(ServerFragment& fragment, const Error& error) {
 
 void ServerCore::set_failure(ServerFragment& fragment, const Error& error) {
   const std::lock_guard lock(mutex_);
-  if (!fragment.failure) fragment.failure = error;
+  if (!fragment.failure) fragment.failure = copy_of(error);
 }
 
 void ServerCore::respond(ServerFragment& fragment) {
@@ -122,11 +178,7 @@ void ServerCore::respond(ServerFragment& fragment) {
     silent = fragment.cancelled || state.standing.gone || state.epoch == 0 ||
              state.standing.sessions != fragment.seq >> kSessionShift;
     fragment.retained = fragment.holds > 0;
-    if (!fragment.retained) {
-      for (const ServerFragment::Push& push : fragment.pushes) {
-        if (push.entry.slot != kInlined) slots_[push.entry.slot].user = nullptr;
-      }
-    }
+    if (!fragment.retained) let_go_of_slots(fragment);
     Response response{.head = {.kind = Kind::response,
                                .flags = fragment.retained ? Response::kRetained : std::uint8_t{0},
                                .epoch = state.epoch},
@@ -145,29 +197,33 @@ void ServerCore::respond(ServerFragment& fragment) {
     response.posted_ns = monotonic_ns();
     if (response.responded_ns == 0) response.responded_ns = response.posted_ns;
     std::memcpy(fragment.reply.data(), &response, sizeof response);
-  }
-  if (!silent) {
-    const auto request = fabric::WorkRequest::send(worker_port_, fragment.reply, nullptr).fenced();
-    fabric_.submit(static_cast<fabric::PeerId>(rank_of(fragment.worker)), {&request, 1}, never());
-  }
-  const std::lock_guard lock(mutex_);
-  fragment.responded = true;
-  recycle_if_over(fragment);
-}
-
-void ServerCore::break_all(const Error& error) {
-  std::vector<int> present;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!broken_) broken_ = error;
-    for (int worker = 0; worker < workers(); ++worker) {
-      const WorkerState& state = workers_[static_cast<std::size_t>(worker)];
-      if (state.epoch != 0 && !state.standing.gone) present.push_back(worker);
+    if (!silent) {
+      fragment.response.open = true;
+      fragment.response.arm(1);  // it does not end before this function lets it
+      open_posts_.fetch_add(1, std::memory_order_relaxed);
     }
   }
-  for (const int worker : present) {
-    tell(worker, Broken{.code = static_cast<std::int32_t>(error.code), .peer = error.peer}, error.message);
+  if (!silent) {
+    const auto request = fabric::WorkRequest::send(worker_port_, fragment.reply, &fragment.response).fenced();
+    fabric_.submit(static_cast<fabric::PeerId>(rank_of(fragment.worker)), {&request, 1}, never());
   }
+  {
+    const std::lock_guard lock(mutex_);
+    fragment.responded = true;
+    recycle_if_over(fragment);
+  }
+  if (!silent) fragment.response.finish(1, {});
+}
+
+void ServerCore::break_all(const Error& error) noexcept {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!broken_) broken_ = copy_of(error);
+    for (WorkerState& state : workers_) {
+      if (state.epoch != 0 && !state.standing.gone) state.owes_broken = copy_of(error);
+    }
+  }
+  for (int worker = 0; worker < workers(); ++worker) say_farewells(worker);
 }
 
 }  // namespace pushpull

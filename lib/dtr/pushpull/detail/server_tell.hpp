@@ -15,11 +15,11 @@ namespace pushpull {
 /// What is posted ends by itself or with the peer.
 [[nodiscard]] inline Deadline never() noexcept { return Deadline(std::chrono::hours(24 * 365)); }
 
-/// Without the lock. Fills in the worker's epoch; words that do not fit are cut.
+/// Without the lock. Fills in the worker's epoch if the message names none; words that do not fit are cut.
 template <class T>
 void ServerCore::tell(int worker, const T& message, std::string_view words) noexcept {
   T stamped = message;
-  {
+  if (stamped.head.epoch == 0) {
     const std::lock_guard lock(mutex_);
     stamped.head.epoch = workers_[static_cast<std::size_t>(worker)].epoch;
   }

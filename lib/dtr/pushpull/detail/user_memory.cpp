@@ -26,8 +26,9 @@ constexpr auto kUnregisterBound = std::chrono::seconds(2);
 }  // namespace
 
 UserMemory::~UserMemory() {
+  const Deadline deadline(kUnregisterBound);  // for all together
   for (auto& [address, registration] : registrations_) {
-    if (auto gone = fabric_.unregister_memory(*registration->region, kUnregisterBound); !gone) {
+    if (auto gone = fabric_.unregister_memory(*registration->region, deadline); !gone) {
       if (gone.error().code == Errc::forked) return;
       DTR_LOG_ERROR("push_pull: a tensor of ", registration->region->length(),
                     " bytes must not be freed yet: ", gone.error().to_string());
@@ -54,7 +55,7 @@ Result<UserMemory::Place> UserMemory::locate(std::span<const std::byte> memory, 
     // only the very same range is taken for the same tensor.
     const bool same = region.data() == memory.data() && region.length() == memory.size();
     const bool alive = known.users.load(std::memory_order_acquire) > 0;
-    if ((same || (alive && contains(region, memory))) && allows(region.options().access, access)) {
+    if (!known.revoked && (same || (alive && contains(region, memory))) && allows(region.options().access, access)) {
       return Place{known.region, static_cast<std::uint64_t>(memory.data() - region.data()), &known};
     }
     if (same) access = both(access, region.options().access);
@@ -85,9 +86,26 @@ Result<void> UserMemory::forget(std::span<const std::byte> memory, Deadline dead
                       " bytes that an open round uses; wait for that round first",
                   kOperation);
     }
+    const RemoteKey key = old.region->key();
+    old.revoked = true;
     if (auto gone = fabric_.unregister_memory(*old.region, deadline); !gone) return gone;
     at = registrations_.erase(at);
+    if (gone_) gone_(key);
   }
+  std::erase_if(taken_back_, [](const auto& old) { return old->users.load(std::memory_order_acquire) == 0; });
+  return {};
+}
+
+Result<void> UserMemory::take_back(Registration& registration, Deadline deadline) {
+  const auto at = registrations_.find(registration.region->data());
+  if (at == registrations_.end() || at->second.get() != &registration) return {};  // taken back before
+  const RemoteKey key = registration.region->key();
+  taken_back_.reserve(taken_back_.size() + 1);
+  registration.revoked = true;
+  if (auto gone = fabric_.unregister_memory(*registration.region, deadline); !gone) return gone;
+  taken_back_.push_back(std::move(at->second));
+  registrations_.erase(at);
+  if (gone_) gone_(key);
   return {};
 }
 

@@ -3,9 +3,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "dtr/base/deadline.hpp"
 #include "dtr/fabric/fabric.hpp"
@@ -19,6 +22,7 @@ class UserMemory {
   struct Registration {
     Region* region = nullptr;
     std::atomic<std::uint32_t> users{0};  ///< pieces of open rounds
+    bool revoked = false;                 ///< its end has begun
   };
 
   /// A tensor inside a region. `owner` is null for memory that somebody else registered.
@@ -35,7 +39,9 @@ class UserMemory {
     }
   };
 
-  explicit UserMemory(fabric::Fabric& fabric) noexcept : fabric_(fabric) {}
+  /// `gone` is told the key of each registration that ends before this object does.
+  explicit UserMemory(fabric::Fabric& fabric, std::function<void(const RemoteKey&)> gone = {})
+      : fabric_(fabric), gone_(std::move(gone)) {}
   ~UserMemory();
   UserMemory(const UserMemory&) = delete;
   UserMemory& operator=(const UserMemory&) = delete;
@@ -43,6 +49,10 @@ class UserMemory {
   /// Errors: overlap and busy (a part is registered or in use otherwise), permission_denied (registered without
   /// the access needed), resource_exhausted.
   [[nodiscard]] Result<Place> locate(std::span<const std::byte> memory, Access access);
+
+  /// Ends a registration although open rounds use it: when this returns ok, no peer touches the memory any more.
+  /// Errors: busy (somebody still may, at the deadline).
+  [[nodiscard]] Result<void> take_back(Registration& registration, Deadline deadline);
 
   /// Ends the registrations that touch this memory. Errors: busy (in use by an open round).
   [[nodiscard]] Result<void> forget(std::span<const std::byte> memory, Deadline deadline);
@@ -54,7 +64,9 @@ class UserMemory {
   [[nodiscard]] ByAddress::iterator first_touching(std::span<const std::byte> memory);
 
   fabric::Fabric& fabric_;
+  std::function<void(const RemoteKey&)> gone_;
   ByAddress registrations_;
+  std::vector<std::unique_ptr<Registration>> taken_back_;  ///< ended, but rounds still count themselves as users
 };
 
 }  // namespace pushpull

@@ -15,10 +15,12 @@
 namespace dtr::inline v0 {
 namespace pushpull {
 
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 constexpr std::size_t kSmallestMessage = 512;   ///< fabric.eager_bytes has to allow this
 constexpr std::uint32_t kInlined = 0xFFFFFFFF;  ///< the data travels inside of the message
 constexpr std::size_t kInlineAlignment = 16;
+constexpr std::uint32_t kMostFragments = 1 << 18;  ///< of a round to one server
+constexpr std::uint32_t kMostRounds = 1 << 16;     ///< between the oldest open round and the youngest
 
 [[nodiscard]] constexpr std::size_t inline_size(std::size_t bytes) noexcept {
   return (bytes + kInlineAlignment - 1) / kInlineAlignment * kInlineAlignment;
@@ -29,6 +31,7 @@ enum class Kind : std::uint8_t {
   hello = 1,  ///< a Worker is there
   bind,       ///< wants one more receive slot for a key
   unbind,     ///< gives a key's slots back
+  give_back,  ///< one slot, as the server asked
   announce,   ///< memory that will be pulled into
   round,      ///< a fragment of a round
   cancel,     ///< do not answer this round any more
@@ -41,7 +44,9 @@ enum class Kind : std::uint8_t {
   response,  ///< a fragment has ended, well or not
   muted,     ///< nothing of a cancelled fragment's answer will be written
   release,   ///< the slots of a fragment that was answered before
-  broken,    ///< all rounds fail, now and later
+  broken,    ///< all rounds fail, now and later; nothing of an answer will be written any more
+  parted,    ///< the same after a bye
+  rebind,    ///< the slots of a key are wanted back; ask again for the next push
 };
 
 /// In front of everything.
@@ -78,6 +83,17 @@ struct Unbind {
   std::uint64_t offset = 0;
 };
 
+struct GiveBack {
+  Head head{.kind = Kind::give_back};
+  std::uint32_t slot = 0;
+  std::uint32_t reserved = 0;
+};
+
+struct Rebind {
+  Head head{.kind = Kind::rebind};
+  std::uint64_t key = 0;
+};
+
 struct Bound {
   Head head{.kind = Kind::bound};
   std::uint64_t key = 0;
@@ -100,14 +116,16 @@ struct BindFailed {
 struct Announce {
   Head head{.kind = Kind::announce};
   std::uint32_t region = 0;  ///< the worker's number for it
-  std::uint32_t reserved = 0;
+  std::uint32_t turn = 0;    ///< counts what the number has meant
   RemoteKey memory{};
 };
 
 struct Known {
   Head head{.kind = Kind::known};
   std::uint32_t region = 0;
+  std::uint32_t turn = 0;
   std::int32_t code = 0;
+  std::uint32_t reserved = 0;
 };
 
 /// Then the push entries, the pull entries, and the data of inlined pushes at multiples of kInlineAlignment.
@@ -124,6 +142,7 @@ struct Round {
   std::uint32_t reserved = 0;
   std::int64_t started_ns = 0;
   std::int64_t posted_ns = 0;
+  std::int64_t patience_ns = 0;  ///< from posted_ns to the round's deadline
 };
 
 struct PushEntry {
@@ -159,6 +178,10 @@ struct Bye {
 
   Head head{.kind = Kind::bye};
   std::uint64_t rounds = 0;  ///< as many as it sent to this server
+};
+
+struct Parted {
+  Head head{.kind = Kind::parted};
 };
 
 /// Then the data of inlined pulls in the entries' order, each padded; or, after a failure, the words.

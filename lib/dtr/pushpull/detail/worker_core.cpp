@@ -13,6 +13,7 @@ namespace pushpull {
 namespace {
 
 constexpr int kHighestGroup = 31;
+constexpr const char* kQuiesce = "quiesce";
 constexpr auto kDrainBound = std::chrono::seconds(2);
 constexpr auto kGoodbyeBound = std::chrono::seconds(1);
 
@@ -43,7 +44,7 @@ WorkerCore::WorkerCore(Runtime& runtime, const WorkerOptions& options)
       epoch_(static_cast<std::uint32_t>(monotonic_ns()) | 1U),
       max_message_(checked_message(runtime.fabric())),
       inline_limit_(inline_limit(max_message_)),
-      memory_(fabric_),
+      memory_(fabric_, [this](const RemoteKey& key) { forget_region(key); }),
       rounds_total_(runtime.metrics().counter("dtr_pushpull_rounds_total", "Rounds started by this worker.")),
       failures_total_(
           runtime.metrics().counter("dtr_pushpull_failed_rounds_total", "Rounds that ended with an Error.")),
@@ -55,7 +56,9 @@ WorkerCore::WorkerCore(Runtime& runtime, const WorkerOptions& options)
   };
   if (!runtime.is_worker()) refuse("rank " + std::to_string(runtime.rank()) + " is not a worker");
   if (runtime.servers() == 0) refuse("this job has no servers; see RuntimeOptions::servers and colocated");
-  if (options.rounds == 0) refuse("WorkerOptions::rounds is 0");
+  if (options.rounds == 0 || options.rounds > kMostRounds) {
+    refuse("WorkerOptions::rounds is " + std::to_string(options.rounds) + ", not 1 to " + std::to_string(kMostRounds));
+  }
   if (options.split_bytes % 64 != 0) refuse("WorkerOptions::split_bytes is not a multiple of 64");
   if (options.group < 0 || options.group > kHighestGroup) {
     throw Exception(
@@ -79,7 +82,7 @@ WorkerCore::WorkerCore(Runtime& runtime, const WorkerOptions& options)
     const std::lock_guard lock(mutex_);
     for (Link& link : links_) {
       if (fabric_.peer_state(link.peer) != Errc::ok) {  // it went before the port was open
-        fail_link(link, fabric_.peer_error(link.peer, "push_pull"));
+        fail_link(link, fabric_.peer_error(link.peer, "push_pull"), true);
         continue;
       }
       out.add(link.peer, Hello{.head = {.kind = Kind::hello, .epoch = epoch_},
@@ -119,8 +122,13 @@ void WorkerCore::say_goodbye() {
     clean = std::none_of(fragments_.begin(), fragments_.end(),
                          [](const WorkerFragment& fragment) { return fragment.posted_open; });
   }
+  std::vector<fabric::PeerId> told;
   for (const Link& link : links_) {
-    if (link.state == Link::State::failed) continue;
+    {
+      const std::lock_guard lock(mutex_);
+      if (link.state == Link::State::failed) continue;
+    }
+    told.push_back(link.peer);
     const Bye bye{.head = {.kind = Kind::bye, .flags = clean ? std::uint8_t{0} : Bye::kUnclean, .epoch = epoch_},
                   .rounds = link.next_seq};
     const std::span<const std::byte> bytes = std::as_bytes(std::span(&bye, 1));
@@ -130,12 +138,14 @@ void WorkerCore::say_goodbye() {
   const auto all_sent = [&]() noexcept {
     return std::all_of(sent.begin(), sent.end(), [](const fabric::Completion& one) { return one.done(); });
   };
-  static_cast<void>(fabric_.progress().wait(all_sent, kGoodbyeBound));
-  std::size_t number = 0;
-  for (const Link& link : links_) {
-    if (link.state == Link::State::failed) continue;
-    fabric::Completion& one = sent[number++];
-    if (!one.done()) fabric_.cancel(link.peer, one);
+  const auto all_parted = [&]() noexcept {
+    const std::lock_guard lock(mutex_);
+    return std::all_of(links_.begin(), links_.end(),
+                       [](const Link& link) { return link.fenced || link.state == Link::State::greeting; });
+  };
+  static_cast<void>(fabric_.progress().wait([&]() noexcept { return all_sent() && all_parted(); }, kGoodbyeBound));
+  for (std::size_t i = 0; i < told.size(); ++i) {
+    if (!sent[i].done()) fabric_.cancel(told[i], sent[i]);
   }
   while (!all_sent()) {
     if (!fabric_.progress().poll()) std::this_thread::yield();
@@ -187,12 +197,15 @@ Result<void> WorkerCore::wait(RoundHandle handle, Deadline deadline) {
     const std::lock_guard lock(mutex_);
     return part_done(waited, handle.part);
   };
-  const Errc outcome = fabric_.progress().wait(ended, deadline);
+  const Errc outcome = fabric_.progress().wait(ended, std::min(deadline, waited.deadline));
+  expire(waited);
   const std::lock_guard lock(mutex_);
   if (waited.error) return dtr::fail(*waited.error);
   if (outcome == Errc::timed_out) {
     if (part_done(waited, handle.part)) return {};
-    return dtr::fail(late(waited));
+    Error error = late(waited);
+    error.message += "; the round goes on";
+    return dtr::fail(std::move(error));
   }
   if (outcome != Errc::ok) return fail(outcome, "called from a callback", "push_pull");
   return {};
@@ -222,15 +235,49 @@ Error WorkerCore::late(const WorkerRound& round) {
       words += " (it has the data)";
     }
   }
-  error.message = words + "; the round goes on";
+  error.message = std::move(words);
   return error;
 }
 
+/// A round whose time is over ends, whoever looks at it. True if it did now.
+bool WorkerCore::expire(WorkerRound& round) {
+  if (!round.deadline.passed()) return false;
+  Outgoing out;
+  {
+    const std::lock_guard lock(mutex_);
+    if (round.open == 0 || round.done.load(std::memory_order_relaxed)) return false;
+    Error error = late(round);
+    error.message += " until the deadline of the round; quiesce before its tensors are used again";
+    give_up_round(round, std::move(error), out);
+  }
+  post(out);
+  for (Link& link : links_) pump(link);
+  return true;
+}
+
+/// With the lock. The round ends for the caller; what has not left goes empty, and servers need not answer the rest.
+void WorkerCore::give_up_round(WorkerRound& round, Error error, Outgoing& out) {
+  fail_round(round, std::move(error));
+  const Link* told = nullptr;
+  for (WorkerFragment* fragment : round.fragments) {
+    if (std::exchange(fragment->cancelled, true)) continue;
+    if (fragment->stage == WorkerFragment::Stage::queued) {
+      fragment->given_up = true;
+    } else if (fragment->stage == WorkerFragment::Stage::sent && fragment->answer_open && fragment->link != told) {
+      told = fragment->link;
+      out.add(told->peer, Cancel{.head = {.kind = Kind::cancel, .epoch = epoch_}, .seq = fragment->seq});
+    }
+  }
+}
+
 Result<bool> WorkerCore::done(RoundHandle handle) {
+  const OneThread::Visit visit(door_);
+  if (auto good = visit.check("push_pull"); !good) return dtr::fail(std::move(good.error()));
   if (auto good = enter("push_pull"); !good) return dtr::fail(std::move(good.error()));
-  const std::lock_guard lock(mutex_);
   auto round = find(handle, "push_pull");
   if (!round) return dtr::fail(std::move(round.error()));
+  expire(**round);
+  const std::lock_guard lock(mutex_);
   return part_done(**round, handle.part);
 }
 
@@ -238,52 +285,122 @@ Result<void> WorkerCore::cancel(RoundHandle handle) {
   const OneThread::Visit visit(door_);
   if (auto good = visit.check("cancel"); !good) return good;
   if (auto good = enter("cancel"); !good) return good;
+  auto round = find(handle, "cancel");
+  if (!round) return dtr::fail(std::move(round.error()));
   Outgoing out;
   {
     const std::lock_guard lock(mutex_);
-    auto round = find(handle, "cancel");
-    if (!round) return dtr::fail(std::move(round.error()));
-    WorkerRound& ended = **round;
-    if (ended.open == 0) return {};
-    fail_round(ended, {.code = Errc::cancelled, .message = "cancelled by its caller", .operation = "push_pull"});
-    const Link* told = nullptr;
-    for (WorkerFragment* fragment : ended.fragments) {
-      fragment->cancelled = true;
-      if (fragment->stage == WorkerFragment::Stage::queued) {
-        give_up(*fragment, *ended.error);
-      } else if (fragment->stage == WorkerFragment::Stage::sent && fragment->answer_open && fragment->link != told) {
-        told = fragment->link;
-        out.add(told->peer, Cancel{.head = {.kind = Kind::cancel, .epoch = epoch_}, .seq = fragment->seq});
-      }
-    }
+    if ((*round)->open == 0) return {};
+    give_up_round(**round, {.code = Errc::cancelled, .message = "cancelled by its caller", .operation = "push_pull"},
+                  out);
   }
   post(out);
   for (Link& link : links_) pump(link);
   return {};
 }
 
-Result<void> WorkerCore::quiesce(RoundHandle handle, Deadline deadline) {
+Result<void> WorkerCore::quiesce(RoundHandle handle, Deadline deadline, bool force) {
   const OneThread::Visit visit(door_);
-  if (auto good = visit.check("quiesce"); !good) return good;
-  if (auto good = enter("quiesce"); !good) return good;
-  auto round = find(handle, "quiesce");
+  if (auto good = visit.check(kQuiesce); !good) return good;
+  if (auto good = enter(kQuiesce); !good) return good;
+  auto round = find(handle, kQuiesce);
   if (!round) return dtr::fail(std::move(round.error()));
   WorkerRound& waited = **round;
   const auto quiet = [&]() noexcept {
     const std::lock_guard lock(mutex_);
     return waited.open == 0;
   };
-  const Errc outcome = fabric_.progress().wait(quiet, deadline);
-  if (outcome == Errc::ok) return {};
-  if (outcome != Errc::timed_out) return fail(outcome, "called from a callback", "quiesce");
+  // By force only after the servers have had half of the time.
+  const Deadline polite = force ? Deadline(deadline.left() / 2) : deadline;
+  const Errc outcome = fabric_.progress().wait(quiet, polite);
+  if (outcome != Errc::ok && outcome != Errc::timed_out) return fail(outcome, "called from a callback", kQuiesce);
+  if (outcome == Errc::timed_out && force) {
+    if (auto forced = force_quiet(waited, deadline); !forced) return forced;
+  } else if (outcome == Errc::timed_out) {
+    const std::lock_guard lock(mutex_);
+    Error error = late(waited);
+    error.code = Errc::busy;
+    error.operation = kQuiesce;
+    return dtr::fail(std::move(error));
+  }
+  return end_reading(waited, deadline);
+}
+
+/// Connections over which a round's tensors may still be read, after requests that have ended, are made anew.
+Result<void> WorkerCore::end_reading(WorkerRound& round, const Deadline& deadline) {
+  for (const WorkerFragment* fragment : round.fragments) {
+    Link& link = *fragment->link;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!link.unquiet) continue;
+    }
+    if (auto quiet = fabric_.quiesce(link.peer, deadline, true); !quiet) return quiet;
+    const std::lock_guard lock(mutex_);
+    link.unquiet = false;
+  }
+  return {};
+}
+
+/// Takes the tensors of a round away from the servers. What else needs them fails.
+Result<void> WorkerCore::force_quiet(WorkerRound& round, const Deadline& deadline) {
+  std::vector<UserMemory::Registration*> pulled;
+  std::vector<WorkerFragment*> open;
+  Outgoing out;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto touches = [&](const auto& pieces) {
+      return std::any_of(pieces.begin(), pieces.end(), [&](const auto& piece) {
+        return std::find(pulled.begin(), pulled.end(), piece.place.owner) != pulled.end();
+      });
+    };
+    for (const WorkerFragment* fragment : round.fragments) {
+      if (fragment->stage != WorkerFragment::Stage::sent || !fragment->answer_open) continue;
+      for (const PullPiece& piece : fragment->pulls) {
+        if (piece.entry.region == kInlined) continue;
+        if (piece.place.owner == nullptr) {
+          return fail(Errc::busy,
+                      "key " + std::to_string(piece.entry.key) +
+                          " is pulled into memory of the pool, which cannot be "
+                          "taken from a server that is silent",
+                      kQuiesce, static_cast<int>(fragment->link->peer));
+        }
+        pulled.push_back(piece.place.owner);
+      }
+    }
+    const Error taken{.code = Errc::cancelled, .message = "its tensors were taken back", .operation = "push_pull"};
+    for (WorkerFragment& fragment : fragments_) {
+      if (fragment.stage != WorkerFragment::Stage::queued && fragment.stage != WorkerFragment::Stage::sent) continue;
+      if (fragment.round != &round && !touches(fragment.pushes) && !touches(fragment.pulls)) continue;
+      give_up_round(*fragment.round, taken, out);
+      if (fragment.stage == WorkerFragment::Stage::sent) open.push_back(&fragment);
+    }
+  }
+  post(out);
+  for (Link& link : links_) pump(link);
+  for (WorkerFragment* fragment : open) {
+    if (fragment->round == &round) fabric_.cancel(fragment->link->peer, *fragment);
+  }
+  const auto all_posted = [&]() noexcept {
+    const std::lock_guard lock(mutex_);
+    return std::none_of(open.begin(), open.end(), [](const WorkerFragment* one) { return one->posted_open; });
+  };
+  if (fabric_.progress().wait(all_posted, deadline) != Errc::ok) {
+    return fail(Errc::busy, "data of the round, or of another one with its tensors, is still on its way", kQuiesce);
+  }
+  if (auto quiet = end_reading(round, deadline); !quiet) return quiet;
+  for (UserMemory::Registration* registration : pulled) {
+    if (auto back = memory_.take_back(*registration, deadline); !back) return back;
+  }
   const std::lock_guard lock(mutex_);
-  Error error = late(waited);
-  error.code = Errc::busy;
-  error.operation = "quiesce";
-  return dtr::fail(std::move(error));
+  for (WorkerFragment* fragment : round.fragments) {
+    fragment->answer_open = false;
+    maybe_end(*fragment);
+  }
+  return {};
 }
 
 Result<std::vector<RoundHandle>> WorkerCore::handles(RoundHandle handle) {
+  if (auto good = enter("handles"); !good) return dtr::fail(std::move(good.error()));
   const std::lock_guard lock(mutex_);
   auto round = find(handle, "handles");
   if (!round) return dtr::fail(std::move(round.error()));
@@ -293,6 +410,7 @@ Result<std::vector<RoundHandle>> WorkerCore::handles(RoundHandle handle) {
 }
 
 Result<std::vector<RoundTrace>> WorkerCore::trace(RoundHandle handle) {
+  if (auto good = enter("trace"); !good) return dtr::fail(std::move(good.error()));
   const std::lock_guard lock(mutex_);
   auto round = find(handle, "trace");
   if (!round) return dtr::fail(std::move(round.error()));

@@ -9,6 +9,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -22,6 +23,9 @@
 namespace dtr::inline v0 {
 namespace pushpull {
 
+/// For small messages, which end by themselves or with the peer.
+[[nodiscard]] inline Deadline never() noexcept { return Deadline(std::chrono::hours(24 * 365)); }
+
 class WorkerCore final : public fabric::PortHandler {
  public:
   WorkerCore(Runtime& runtime, const WorkerOptions& options);
@@ -29,12 +33,13 @@ class WorkerCore final : public fabric::PortHandler {
 
   // --- the caller's thread; documented in worker.hpp ---
   Result<RoundHandle> push_pull(std::span<const PushView> pushes, std::span<const std::uint64_t> push_keys,
-                                std::span<const PullView> pulls, std::span<const std::uint64_t> pull_keys);
-  Result<RoundHandle> push_pull(std::span<const PushPull> tensors);
+                                std::span<const PullView> pulls, std::span<const std::uint64_t> pull_keys,
+                                std::optional<Deadline> deadline);
+  Result<RoundHandle> push_pull(std::span<const PushPull> tensors, std::optional<Deadline> deadline);
   Result<void> wait(RoundHandle handle, Deadline deadline);
   Result<bool> done(RoundHandle handle);
   Result<void> cancel(RoundHandle handle);
-  Result<void> quiesce(RoundHandle handle, Deadline deadline);
+  Result<void> quiesce(RoundHandle handle, Deadline deadline, bool force);
   Result<std::vector<RoundHandle>> handles(RoundHandle handle);
   Result<std::vector<RoundTrace>> trace(RoundHandle handle);
   Result<void> unbind(std::span<const std::uint64_t> keys);
@@ -60,13 +65,14 @@ class WorkerCore final : public fabric::PortHandler {
   };
 
   // worker_plan.cpp: from lists of tensors to fragments
-  Result<RoundHandle> start_round();
+  Result<RoundHandle> start_round(const Deadline& deadline);
   Result<void> number_parts(std::uint32_t pushes, std::uint32_t pulls);
   Result<void> check_item(const Item& item);
   static Result<void> check_size(KeyInfo& info, std::uint64_t key, std::uint64_t bytes, bool pull, std::uint64_t call);
   Result<void> check_overlaps();
   Result<void> locate(Item& item);
   Result<WorkerRound*> claim_round();
+  Result<void> plan_round(WorkerRound& round);
   void use_keys(WorkerRound& round, const Item& item);
   std::uint8_t in_both_directions(std::uint64_t key, std::uint64_t offset);
   void plan(WorkerRound& round, const Item& item);
@@ -79,6 +85,7 @@ class WorkerCore final : public fabric::PortHandler {
   Link& home(std::uint64_t key, std::uint64_t part = 0);
   [[nodiscard]] bool inlined(std::uint64_t bytes) const noexcept { return bytes <= inline_limit_; }
   std::uint32_t region_number(const Region& region);
+  void forget_region(const RemoteKey& key);
 
   // worker_send.cpp: with the lock, except pump and what posts
   void enqueue(WorkerFragment& fragment, Outgoing& out);
@@ -87,8 +94,9 @@ class WorkerCore final : public fabric::PortHandler {
   bool ready(WorkerFragment& fragment, Outgoing& out);
   void prepare(WorkerFragment& fragment);
   void encode(WorkerFragment& fragment);
-  void pump(Link& link);
+  void pump(Link& link) noexcept;
   void post(Outgoing& out) noexcept;
+  [[nodiscard]] Deadline later(const Deadline& deadline) const noexcept;
   static void on_posted(fabric::Completion& completion) noexcept;
   void posted(WorkerFragment& fragment) noexcept;
 
@@ -97,17 +105,23 @@ class WorkerCore final : public fabric::PortHandler {
   void take_bound(Link& link, std::span<const std::byte> payload);
   void take_bind_failed(Link& link, std::span<const std::byte> payload);
   void take_known(Link& link, std::span<const std::byte> payload);
-  void take_response(Link& link, std::span<const std::byte> payload);
+  void take_response(Link& link, std::span<const std::byte> payload, Outgoing& out);
   bool take_inlined(WorkerFragment& fragment, std::span<const std::byte> payload);
   void take_muted(Link& link, std::span<const std::byte> payload);
-  void take_release(Link& link, std::span<const std::byte> payload);
+  void take_release(Link& link, std::span<const std::byte> payload, Outgoing& out);
+  void take_rebind(Link& link, std::span<const std::byte> payload, Outgoing& out);
   void take_broken(Link& link, std::span<const std::byte> payload, Outgoing& out);
   WorkerFragment* fragment_of(const Link& link, std::uint64_t ticket) noexcept;
+  void take(Link& link, const Head& head, std::span<const std::byte> payload, Outgoing& out);
+  void give_back(Link& link, Binding::Slot& slot, Outgoing& out);
   void release_slots(WorkerFragment& fragment) noexcept;
+  void give_back_unwanted(WorkerFragment& fragment, Outgoing& out);
   void maybe_end(WorkerFragment& fragment) noexcept;
   void fail_round(WorkerRound& round, Error error) noexcept;
   void finish_round(WorkerRound& round) noexcept;
-  void fail_link(Link& link, Error error) noexcept;
+  void fail_link(Link& link, Error error, bool fenced) noexcept;
+  void fence(Link& link) noexcept;
+  void bail_out(Link& link, Error error) noexcept;
   void give_up(WorkerFragment& fragment, Error error) noexcept;
 
   // worker_core.cpp
@@ -115,6 +129,10 @@ class WorkerCore final : public fabric::PortHandler {
   Result<WorkerRound*> find(RoundHandle handle, const char* operation);
   bool part_done(const WorkerRound& round, std::uint32_t part) const noexcept;
   Error late(const WorkerRound& round);
+  void give_up_round(WorkerRound& round, Error error, Outgoing& out);
+  bool expire(WorkerRound& round);
+  Result<void> force_quiet(WorkerRound& round, const Deadline& deadline);
+  Result<void> end_reading(WorkerRound& round, const Deadline& deadline);
   Link* link_of(fabric::PeerId peer) noexcept;
   void cancel_all();
   void say_goodbye();
@@ -143,9 +161,20 @@ class WorkerCore final : public fabric::PortHandler {
   std::deque<WorkerFragment> fragments_;
   std::vector<WorkerFragment*> idle_fragments_;
   std::unordered_map<std::uint64_t, std::uint32_t> region_numbers_;  ///< by slot and generation of the key
-  std::deque<RemoteKey> region_keys_;
+  struct RegionNumber {
+    RemoteKey key{};
+    std::uint32_t turn = 0;  ///< counts what the number has meant
+  };
+  std::vector<RegionNumber> regions_;
+  std::vector<std::uint32_t> idle_regions_;
   std::vector<Item> items_;
-  std::vector<const Item*> sorted_;
+  struct Range {
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;
+    const Item* item = nullptr;
+    bool pull = false;
+  };
+  std::vector<Range> ranges_;
   std::uint64_t call_ = 0;
   std::atomic<std::uint32_t> open_posts_{0};  ///< Completions whose continuation has not left this object yet
 };

@@ -25,7 +25,7 @@ Link& WorkerCore::home(std::uint64_t key, std::uint64_t part) {
   return links_[server_of(key, part, static_cast<std::uint32_t>(links_.size()))];
 }
 
-Result<RoundHandle> WorkerCore::push_pull(std::span<const PushPull> tensors) {
+Result<RoundHandle> WorkerCore::push_pull(std::span<const PushPull> tensors, std::optional<Deadline> deadline) {
   const OneThread::Visit visit(door_);
   if (auto good = visit.check(kOperation); !good) return dtr::fail(std::move(good.error()));
   if (auto good = enter(kOperation); !good) return dtr::fail(std::move(good.error()));
@@ -45,11 +45,12 @@ Result<RoundHandle> WorkerCore::push_pull(std::span<const PushPull> tensors) {
     }
   }
   if (auto good = number_parts(pushes, pulls); !good) return dtr::fail(std::move(good.error()));
-  return start_round();
+  return start_round(deadline.value_or(Deadline(runtime_.operation_timeout())));
 }
 
 Result<RoundHandle> WorkerCore::push_pull(std::span<const PushView> pushes, std::span<const std::uint64_t> push_keys,
-                                          std::span<const PullView> pulls, std::span<const std::uint64_t> pull_keys) {
+                                          std::span<const PullView> pulls, std::span<const std::uint64_t> pull_keys,
+                                          std::optional<Deadline> deadline) {
   const OneThread::Visit visit(door_);
   if (auto good = visit.check(kOperation); !good) return dtr::fail(std::move(good.error()));
   if (auto good = enter(kOperation); !good) return dtr::fail(std::move(good.error()));
@@ -78,7 +79,7 @@ Result<RoundHandle> WorkerCore::push_pull(std::span<const PushView> pushes, std:
       !good) {
     return dtr::fail(std::move(good.error()));
   }
-  return start_round();
+  return start_round(deadline.value_or(Deadline(runtime_.operation_timeout())));
 }
 
 /// Pulls count on from the pushes; route broadcast deals them to the servers in the list's order.
@@ -138,15 +139,9 @@ Result<void> WorkerCore::check_item(const Item& item) {
 
 /// A pulled tensor may share memory with nothing but its own push.
 Result<void> WorkerCore::check_overlaps() {
-  struct Range {
-    std::uintptr_t begin;
-    std::uintptr_t end;
-    const Item* item;
-    bool pull;
-  };
   if (items_.size() == 1) return {};
-  std::vector<Range> ranges;
-  ranges.reserve(items_.size() * 2);
+  auto& ranges = ranges_;
+  ranges.clear();
   for (const Item& item : items_) {
     const auto add = [&](const void* data, std::uint64_t bytes, bool pull) {
       const auto begin = reinterpret_cast<std::uintptr_t>(data);
@@ -216,7 +211,7 @@ Result<WorkerRound*> WorkerCore::claim_round() {
   return &round;
 }
 
-Result<RoundHandle> WorkerCore::start_round() {
+Result<RoundHandle> WorkerCore::start_round(const Deadline& deadline) {
   if (items_.empty()) return fail(Errc::invalid_argument, "no tensors", kOperation);
   const std::int64_t started = monotonic_ns();
   {
@@ -227,6 +222,7 @@ Result<RoundHandle> WorkerCore::start_round() {
     }
   }
   if (auto good = check_overlaps(); !good) return dtr::fail(std::move(good.error()));
+  if (WorkerRound& oldest = rounds_[next_round_ % rounds_.size()]; oldest.number != 0) expire(oldest);
   const auto let_go = [&] {
     for (const Item& item : items_) {
       item.push_place.release();
@@ -262,6 +258,7 @@ Result<RoundHandle> WorkerCore::start_round() {
     }
     WorkerRound& made = **round;
     made.started_ns = started;
+    made.deadline = deadline;
     for (const Item& item : items_) {
       made.part_open.resize(std::max<std::size_t>({made.part_open.size(), item.push_part, item.pull_part}), 0);
       use_keys(made, item);
@@ -435,9 +432,32 @@ void WorkerCore::number_fragments(WorkerRound& round) {
 std::uint32_t WorkerCore::region_number(const Region& region) {
   const RemoteKey& key = region.key();
   const std::uint64_t name = std::uint64_t{key.slot} << 32 | key.generation;
-  const auto [found, fresh] = region_numbers_.emplace(name, static_cast<std::uint32_t>(region_keys_.size()));
-  if (fresh) region_keys_.push_back(key);
-  return found->second;
+  if (const auto known = region_numbers_.find(name); known != region_numbers_.end()) return known->second;
+  auto number = static_cast<std::uint32_t>(regions_.size());
+  if (idle_regions_.empty()) {
+    regions_.push_back({.key = key});
+  } else {
+    number = idle_regions_.back();
+    idle_regions_.pop_back();
+    regions_[number].key = key;
+  }
+  region_numbers_.emplace(name, number);
+  return number;
+}
+
+/// No round uses it: its number may mean another region, once that has been announced.
+void WorkerCore::forget_region(const RemoteKey& key) {
+  const std::lock_guard lock(mutex_);
+  const auto known = region_numbers_.find(std::uint64_t{key.slot} << 32 | key.generation);
+  if (known == region_numbers_.end()) return;
+  const std::uint32_t number = known->second;
+  region_numbers_.erase(known);
+  idle_regions_.push_back(number);
+  ++regions_[number].turn;
+  for (Link& link : links_) {
+    if (number < link.regions.size()) link.regions[number] = Link::Region::unknown;
+    std::erase_if(link.refused_regions, [&](const auto& refused) { return refused.first == number; });
+  }
 }
 
 }  // namespace pushpull

@@ -4,6 +4,7 @@
 
 #include "dtr/base/clock.hpp"
 #include "dtr/base/log.hpp"
+#include "dtr/pushpull/detail/no_throw.hpp"
 #include "dtr/pushpull/detail/worker_core.hpp"
 
 namespace dtr::inline v0 {
@@ -18,66 +19,66 @@ constexpr const char* kOperation = "push_pull";
 // --- progress ---
 
 void WorkerCore::on_notify(fabric::PeerId from, std::uint32_t) noexcept {
-  DTR_LOG_WARN("push_pull: a notification from rank ", from, " has no meaning");
+  if_possible([&] { DTR_LOG_WARN("push_pull: a notification from rank ", from, " has no meaning"); });
 }
 
 void WorkerCore::on_message(fabric::PeerId from, std::span<const std::byte> payload) noexcept {
+  Link* const link = link_of(from);
+  const auto head = front<Head>(payload);
+  if (link == nullptr || !head) {
+    if_possible([&] { DTR_LOG_WARN("push_pull: a malformed message from rank ", from, " is dropped"); });
+    return;
+  }
+  if (head->epoch != epoch_) return;  // for an earlier Worker
   try {
     Outgoing out;
-    Link* link = nullptr;
-    {
+    if (head->kind == Kind::bound) {
+      take_bound(*link, payload);
+    } else {
       const std::lock_guard lock(mutex_);
-      link = link_of(from);
-      const auto head = front<Head>(payload);
-      if (link == nullptr || !head) {
-        DTR_LOG_WARN("push_pull: a malformed message from rank ", from, " is dropped");
-        return;
-      }
-      if (head->epoch != epoch_ || link->state == Link::State::failed) return;  // for an earlier Worker
-      switch (head->kind) {
-        case Kind::welcome:
-          take_welcome(*link, payload, out);
-          break;
-        case Kind::bound:
-          break;  // below, for it imports
-        case Kind::bind_failed:
-          take_bind_failed(*link, payload);
-          break;
-        case Kind::known:
-          take_known(*link, payload);
-          break;
-        case Kind::response:
-          take_response(*link, payload);
-          break;
-        case Kind::muted:
-          take_muted(*link, payload);
-          break;
-        case Kind::release:
-          take_release(*link, payload);
-          break;
-        case Kind::broken:
-          take_broken(*link, payload, out);
-          break;
-        default:
-          DTR_LOG_WARN("push_pull: rank ", from, " sent a message of unknown kind ", static_cast<int>(head->kind));
-          return;
-      }
+      take(*link, *head, payload, out);
     }
-    if (front<Head>(payload)->kind == Kind::bound) take_bound(*link, payload);
     post(out);
     pump(*link);
-  } catch (const std::exception& e) {
-    DTR_LOG_ERROR("push_pull: a message from rank ", from, " is lost: ", e.what());
+  } catch (const std::exception&) {
+    bail_out(*link, {.code = Errc::resource_exhausted, .peer = static_cast<int>(from)});
   }
 }
 
 void WorkerCore::on_peer_down(fabric::PeerId peer, const Error& error) noexcept {
+  Error mine = copy_of(error);
+  if_possible([&] { mine.operation = kOperation; });
   const std::lock_guard lock(mutex_);
-  Link* link = link_of(peer);
-  if (link == nullptr || link->state == Link::State::failed) return;
-  Error mine = error;
-  mine.operation = kOperation;
-  fail_link(*link, std::move(mine));
+  if (Link* const link = link_of(peer)) fail_link(*link, std::move(mine), true);
+}
+
+/// With the lock.
+void WorkerCore::take(Link& link, const Head& head, std::span<const std::byte> payload, Outgoing& out) {
+  if (head.kind == Kind::parted) return fence(link);
+  if (link.state == Link::State::failed) {
+    if (head.kind == Kind::broken) fence(link);
+    return;
+  }
+  switch (head.kind) {
+    case Kind::welcome:
+      return take_welcome(link, payload, out);
+    case Kind::bind_failed:
+      return take_bind_failed(link, payload);
+    case Kind::known:
+      return take_known(link, payload);
+    case Kind::response:
+      return take_response(link, payload, out);
+    case Kind::muted:
+      return take_muted(link, payload);
+    case Kind::release:
+      return take_release(link, payload, out);
+    case Kind::rebind:
+      return take_rebind(link, payload, out);
+    case Kind::broken:
+      return take_broken(link, payload, out);
+    default:
+      DTR_LOG_WARN("push_pull: rank ", link.peer, " sent a message of unknown kind ", static_cast<int>(head.kind));
+  }
 }
 
 // --- messages ---
@@ -98,6 +99,7 @@ void WorkerCore::take_bound(Link& link, std::span<const std::byte> payload) {
   if (!bound) return;
   auto memory = fabric_.import(link.peer, bound->memory);
   const std::lock_guard lock(mutex_);
+  if (link.state == Link::State::failed) return;
   const auto found = link.bindings.find({bound->key, bound->offset});
   if (found == link.bindings.end()) return;
   Binding& binding = found->second;
@@ -107,7 +109,7 @@ void WorkerCore::take_bound(Link& link, std::span<const std::byte> payload) {
     binding.refused->operation = kOperation;
     return;
   }
-  binding.slots.push_back({.id = bound->slot, .memory = *memory, .offset = bound->slot_offset, .busy = false});
+  binding.slots.push_back({.id = bound->slot, .memory = *memory, .offset = bound->slot_offset});
 }
 
 void WorkerCore::take_bind_failed(Link& link, std::span<const std::byte> payload) {
@@ -117,7 +119,8 @@ void WorkerCore::take_bind_failed(Link& link, std::span<const std::byte> payload
   if (found == link.bindings.end()) return;
   found->second.asked = false;
   // Without a second slot it is slower; without any it fails.
-  if (!found->second.slots.empty()) return;
+  found->second.enough = true;
+  if (found->second.usable() > 0) return;
   found->second.refused =
       Error{.code = static_cast<Errc>(refusal->code),
             .message = "key " + std::to_string(refusal->key) + ": " + std::string(words_after<BindFailed>(payload)),
@@ -128,6 +131,7 @@ void WorkerCore::take_bind_failed(Link& link, std::span<const std::byte> payload
 void WorkerCore::take_known(Link& link, std::span<const std::byte> payload) {
   const auto known = front<Known>(payload);
   if (!known || known->region >= link.regions.size()) return;
+  if (known->turn != regions_[known->region].turn) return;  // about what the number meant before
   if (known->code == 0) {
     link.regions[known->region] = Link::Region::known;
   } else {
@@ -145,12 +149,15 @@ WorkerFragment* WorkerCore::fragment_of(const Link& link, std::uint64_t ticket) 
   return fragment.ticket == ticket && fragment.link == &link ? &fragment : nullptr;
 }
 
-void WorkerCore::take_response(Link& link, std::span<const std::byte> payload) {
+void WorkerCore::take_response(Link& link, std::span<const std::byte> payload, Outgoing& out) {
   const auto response = front<Response>(payload);
   if (!response) return;
   WorkerFragment* const fragment = fragment_of(link, response->ticket);
   if (fragment == nullptr) return;
-  if ((response->head.flags & Response::kRetained) == 0) release_slots(*fragment);
+  if ((response->head.flags & Response::kRetained) == 0) {
+    release_slots(*fragment);
+    give_back_unwanted(*fragment, out);
+  }
   if (fragment->stage != WorkerFragment::Stage::sent) return;
   const std::int64_t now = monotonic_ns();
   const bool first = std::exchange(fragment->answer_open, false);
@@ -202,10 +209,45 @@ void WorkerCore::take_muted(Link& link, std::span<const std::byte> payload) {
   maybe_end(*fragment);
 }
 
-void WorkerCore::take_release(Link& link, std::span<const std::byte> payload) {
+void WorkerCore::take_release(Link& link, std::span<const std::byte> payload, Outgoing& out) {
   const auto release = front<Release>(payload);
   if (!release) return;
-  if (WorkerFragment* const fragment = fragment_of(link, release->ticket)) release_slots(*fragment);
+  WorkerFragment* const fragment = fragment_of(link, release->ticket);
+  if (fragment == nullptr) return;
+  release_slots(*fragment);
+  give_back_unwanted(*fragment, out);
+}
+
+/// The server wants the pushes of a key somewhere else.
+void WorkerCore::take_rebind(Link& link, std::span<const std::byte> payload, Outgoing& out) {
+  const auto rebind = front<Rebind>(payload);
+  if (!rebind) return;
+  for (auto& [part, binding] : link.bindings) {
+    if (part.key != rebind->key) continue;
+    binding.enough = false;
+    binding.refused.reset();
+    for (Binding::Slot& slot : binding.slots) {
+      slot.unwanted = true;
+      if (!slot.busy) give_back(link, slot, out);
+    }
+  }
+}
+
+void WorkerCore::give_back(Link& link, Binding::Slot& slot, Outgoing& out) {
+  if (slot.gone) return;
+  out.add(link.peer, GiveBack{.head = {.kind = Kind::give_back, .epoch = epoch_}, .slot = slot.id});
+  slot.gone = true;
+}
+
+void WorkerCore::give_back_unwanted(WorkerFragment& fragment, Outgoing& out) {
+  for (PushPiece& piece : fragment.pushes) {
+    if (piece.binding == nullptr || fragment.given_up) continue;
+    auto& slots = piece.binding->slots;
+    if (piece.slot < slots.size() && slots[piece.slot].unwanted && !slots[piece.slot].busy) {
+      give_back(*fragment.link, slots[piece.slot], out);
+    }
+    if (piece.binding->users == 0) std::erase_if(slots, [](const Binding::Slot& slot) { return slot.gone; });
+  }
 }
 
 void WorkerCore::take_broken(Link& link, std::span<const std::byte> payload, Outgoing& out) {
@@ -214,11 +256,13 @@ void WorkerCore::take_broken(Link& link, std::span<const std::byte> payload, Out
   // The server stays until it knows that everybody has heard the reason: its own end would be another one.
   out.add(link.peer,
           Bye{.head = {.kind = Kind::bye, .flags = Bye::kUnclean, .epoch = epoch_}, .rounds = link.next_seq});
-  fail_link(link, {.code = static_cast<Errc>(broken->code),
-                   .message = std::string(words_after<Broken>(payload)) + " (told by the server, rank " +
-                              std::to_string(link.peer) + ")",
-                   .operation = kOperation,
-                   .peer = broken->peer >= 0 ? broken->peer : static_cast<int>(link.peer)});
+  fail_link(link,
+            {.code = static_cast<Errc>(broken->code),
+             .message = std::string(words_after<Broken>(payload)) + " (told by the server, rank " +
+                        std::to_string(link.peer) + ")",
+             .operation = kOperation,
+             .peer = broken->peer >= 0 ? broken->peer : static_cast<int>(link.peer)},
+            true);
 }
 
 // --- ends; with the lock ---
@@ -274,26 +318,53 @@ void WorkerCore::give_up(WorkerFragment& fragment, Error error) noexcept {
   fail_round(*fragment.round, std::move(error));
 }
 
-void WorkerCore::fail_link(Link& link, Error error) noexcept {
-  if (link.state == Link::State::failed) return;
-  link.state = Link::State::failed;
-  link.error = std::move(error);
-  link.queue_front = link.queue_back = nullptr;
-  for (WorkerFragment& fragment : fragments_) {
-    if (fragment.link != &link) continue;
-    if (fragment.stage == WorkerFragment::Stage::queued) {
-      // Nothing is open: it ends as if it had been sent and answered.
-      fail_round(*fragment.round, *link.error);
-      fragment.given_up = true;
-      fragment.posted_open = fragment.answer_open = false;
-      fragment.stage = WorkerFragment::Stage::sent;
-    } else if (fragment.stage == WorkerFragment::Stage::sent) {
-      fail_round(*fragment.round, *link.error);
-      fragment.answer_open = false;
+/// `fenced`: nothing of an answer can be written any more. Else the rounds have failed, but they are not quiet.
+void WorkerCore::fail_link(Link& link, Error error, bool fenced) noexcept {
+  if (link.state != Link::State::failed) {
+    link.state = Link::State::failed;
+    link.error = std::move(error);
+    link.queue_front = link.queue_back = nullptr;
+    for (WorkerFragment& fragment : fragments_) {
+      if (fragment.link != &link) continue;
+      if (fragment.stage == WorkerFragment::Stage::queued) {
+        // Nothing is open: it ends as if it had been sent and answered.
+        fragment.given_up = true;
+        fragment.posted_open = fragment.answer_open = false;
+        fragment.stage = WorkerFragment::Stage::sent;
+      }
+      if (fragment.stage == WorkerFragment::Stage::sent) {
+        fail_round(*fragment.round, copy_of(*link.error));
+        const bool writes = std::any_of(fragment.pulls.begin(), fragment.pulls.end(),
+                                        [](const PullPiece& piece) { return piece.entry.region != kInlined; });
+        fragment.answer_open = fragment.answer_open && writes;
+      }
+      release_slots(fragment);
+      maybe_end(fragment);
     }
-    release_slots(fragment);
+  }
+  if (fenced) fence(link);
+}
+
+void WorkerCore::fence(Link& link) noexcept {
+  link.fenced = true;
+  for (WorkerFragment& fragment : fragments_) {
+    if (fragment.link != &link || fragment.stage != WorkerFragment::Stage::sent) continue;
+    fragment.answer_open = false;
     maybe_end(fragment);
   }
+}
+
+/// The link is lost for a reason of our own. The server is told, and says when it will write no more.
+void WorkerCore::bail_out(Link& link, Error error) noexcept {
+  Bye bye{.head = {.kind = Kind::bye, .flags = Bye::kUnclean, .epoch = epoch_}};
+  {
+    const std::lock_guard lock(mutex_);
+    if (link.state == Link::State::failed) return;
+    fail_link(link, std::move(error), false);
+    bye.rounds = link.next_seq;
+  }
+  const auto request = fabric::WorkRequest::send(server_port_, std::as_bytes(std::span(&bye, 1)), nullptr);
+  fabric_.submit(link.peer, {&request, 1}, never());
 }
 
 }  // namespace pushpull

@@ -1,18 +1,13 @@
 // From fragments to the fabric: each link sends its fragments in order, as soon as the server has told all that the
 // first one needs: slots to push into, and that it knows the memory to answer into.
+#include <algorithm>
+
 #include "dtr/base/clock.hpp"
-#include "dtr/base/log.hpp"
+#include "dtr/pushpull/detail/no_throw.hpp"
 #include "dtr/pushpull/detail/worker_core.hpp"
 
 namespace dtr::inline v0 {
 namespace pushpull {
-
-namespace {
-
-/// The caller's deadlines are on wait; what is posted ends by itself or with the peer.
-Deadline never() noexcept { return Deadline(std::chrono::hours(24 * 365)); }
-
-}  // namespace
 
 void WorkerCore::enqueue(WorkerFragment& fragment, Outgoing& out) {
   Link& link = *fragment.link;
@@ -24,30 +19,31 @@ void WorkerCore::enqueue(WorkerFragment& fragment, Outgoing& out) {
 }
 
 void WorkerCore::ask_for_slot(Link& link, const PartId& part, Binding& binding, Outgoing& out) {
-  if (binding.asked || binding.refused || binding.slots.size() >= link.slots) return;
-  binding.asked = true;
+  if (binding.asked || binding.refused || binding.enough || binding.usable() >= link.slots) return;
   out.add(link.peer, Bind{.head = {.kind = Kind::bind, .epoch = epoch_},
                           .key = part.key,
                           .offset = part.offset,
                           .bytes = binding.bytes});
+  binding.asked = true;
 }
 
 /// Early, so that a queue of new keys costs one round trip and not one each.
 void WorkerCore::ask_for_needs(WorkerFragment& fragment, Outgoing& out) {
   Link& link = *fragment.link;
   for (PushPiece& piece : fragment.pushes) {
-    if (piece.binding == nullptr || !piece.binding->slots.empty()) continue;
+    if (piece.binding == nullptr || piece.binding->usable() > 0) continue;
     ask_for_slot(link, {piece.entry.key, piece.entry.offset}, *piece.binding, out);
   }
   for (PullPiece& piece : fragment.pulls) {
     if (piece.entry.region == kInlined) continue;
-    if (link.regions.size() <= piece.entry.region) link.regions.resize(region_keys_.size(), Link::Region::unknown);
+    if (link.regions.size() <= piece.entry.region) link.regions.resize(regions_.size(), Link::Region::unknown);
     Link::Region& state = link.regions[piece.entry.region];
     if (state != Link::Region::unknown) continue;
-    state = Link::Region::asked;
     out.add(link.peer, Announce{.head = {.kind = Kind::announce, .epoch = epoch_},
                                 .region = piece.entry.region,
-                                .memory = region_keys_[piece.entry.region]});
+                                .turn = regions_[piece.entry.region].turn,
+                                .memory = regions_[piece.entry.region].key});
+    state = Link::Region::asked;
   }
 }
 
@@ -66,7 +62,11 @@ bool WorkerCore::ready(WorkerFragment& fragment, Outgoing& out) {
     ask_for_slot(link, {piece.entry.key, piece.entry.offset}, *piece.binding, out);
   }
   for (const PullPiece& piece : fragment.pulls) {
-    if (piece.entry.region == kInlined || link.regions[piece.entry.region] == Link::Region::known) continue;
+    if (piece.entry.region == kInlined) continue;
+    if (link.regions.size() <= piece.entry.region || link.regions[piece.entry.region] == Link::Region::unknown) {
+      ask_for_needs(fragment, out);
+    }
+    if (link.regions[piece.entry.region] == Link::Region::known) continue;
     for (const auto& [region, error] : link.refused_regions) {
       if (region != piece.entry.region) continue;
       give_up(fragment, error);
@@ -79,8 +79,10 @@ bool WorkerCore::ready(WorkerFragment& fragment, Outgoing& out) {
 
 /// Takes slots and makes the message and the requests.
 void WorkerCore::prepare(WorkerFragment& fragment) {
-  fragment.stage = WorkerFragment::Stage::sent;
   fragment.requests.clear();
+  fragment.requests.reserve(fragment.pushes.size() + 1);
+  fragment.message.reserve(max_message_);  // what needs memory comes first: from here on nothing fails
+  fragment.stage = WorkerFragment::Stage::sent;
   fragment.posted_open = true;
   fragment.answer_open = !fragment.given_up;
   fragment.slots_out = false;
@@ -113,7 +115,8 @@ void WorkerCore::encode(WorkerFragment& fragment) {
                    .pushes = static_cast<std::uint16_t>(empty ? 0 : fragment.pushes.size()),
                    .pulls = static_cast<std::uint16_t>(empty ? 0 : fragment.pulls.size()),
                    .started_ns = fragment.trace.request_start,
-                   .posted_ns = fragment.trace.request_posted};
+                   .posted_ns = fragment.trace.request_posted,
+                   .patience_ns = std::chrono::nanoseconds(fragment.round->deadline.left()).count()};
   auto& message = fragment.message;
   message.clear();
   const auto append = [&](const auto& value) {
@@ -132,18 +135,20 @@ void WorkerCore::encode(WorkerFragment& fragment) {
 }
 
 /// Any thread, without the lock.
-void WorkerCore::pump(Link& link) {
+void WorkerCore::pump(Link& link) noexcept {
   Outgoing out;
-  {
+  try {
     const std::lock_guard lock(mutex_);
     if (link.state != Link::State::open) return;
     while (link.queue_front != nullptr && ready(*link.queue_front, out)) {
       WorkerFragment& fragment = *link.queue_front;
+      prepare(fragment);
       link.queue_front = fragment.next;
       if (link.queue_front == nullptr) link.queue_back = nullptr;
-      prepare(fragment);
       out.add(fragment);
     }
+  } catch (const std::exception&) {
+    bail_out(link, {.code = Errc::resource_exhausted, .peer = static_cast<int>(link.peer)});
   }
   post(out);
 }
@@ -158,7 +163,8 @@ void WorkerCore::post(Outgoing& out) noexcept {
   for (WorkerFragment* fragment = out.first; fragment != nullptr;) {
     WorkerFragment* const next = fragment->next;  // once posted, it may be over and used again
     open_posts_.fetch_add(1, std::memory_order_relaxed);
-    fabric_.submit(fragment->link->peer, fragment->requests, never());
+    // The round ends at its deadline. A server that has not even taken the data some time later is given up.
+    fabric_.submit(fragment->link->peer, fragment->requests, later(fragment->round->deadline));
     fragment = next;
   }
   out.first = out.last = nullptr;
@@ -169,22 +175,32 @@ void WorkerCore::on_posted(fabric::Completion& completion) noexcept {
   fragment.core->posted(fragment);
 }
 
-/// Everything posted for the fragment has ended: its tensors are not read any more.
+/// When the fabric ends what is posted for a round.
+Deadline WorkerCore::later(const Deadline& deadline) const noexcept {
+  constexpr auto kLongest = std::chrono::hours(24 * 365);
+  const auto bound = std::min<Deadline::Clock::duration>(deadline.left(), kLongest);
+  return Deadline(bound + runtime_.operation_timeout());
+}
+
+/// Everything posted for the fragment has ended: its tensors are not read any more, unless the status says so.
 void WorkerCore::posted(WorkerFragment& fragment) noexcept {
+  const fabric::Status status = fragment.status();
+  Link& link = *fragment.link;
+  if (!status.ok()) {
+    // A fragment is lost, and with it the count of rounds: nothing after it can be right.
+    bail_out(link, error_or_bare(status.code, static_cast<int>(link.peer), [&] {
+               Error error = fabric_.explain(link.peer, status, "push_pull");
+               if (error.code == Errc::ok) {  // its requests ended before the fabric knew that the peer is gone
+                 error.code = status.code;
+                 error.message = "the connection broke";
+               }
+               return error;
+             }));
+  }
   {
     const std::lock_guard lock(mutex_);
+    link.unquiet = link.unquiet || !status.quiesced;
     fragment.posted_open = false;
-    const fabric::Status status = fragment.status();
-    Link& link = *fragment.link;
-    if (!status.ok() && link.state != Link::State::failed) {
-      // A fragment is lost, and with it the count of rounds: nothing after it can be right.
-      Error error = fabric_.explain(link.peer, status, "push_pull");
-      if (error.code == Errc::ok) {  // its requests ended before the fabric knew that the peer is gone
-        error.code = status.code;
-        error.message = "the connection broke";
-      }
-      fail_link(link, std::move(error));
-    }
     maybe_end(fragment);
   }
   // After this the object may be gone.

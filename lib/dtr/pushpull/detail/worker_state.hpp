@@ -1,6 +1,7 @@
 // What a Worker knows of its rounds and of its servers. Plain data; WorkerCore's mutex guards it.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -31,18 +32,25 @@ struct Binding {
     const fabric::RemoteRegion* memory = nullptr;
     std::uint64_t offset = 0;
     bool busy = false;
+    bool unwanted = false;  ///< the server wants it back
+    bool gone = false;      ///< it has it back; the place in the vector stays, for pieces know their slot by it
   };
   std::uint64_t bytes = 0;
   std::uint32_t users = 0;  ///< pieces of open fragments
   bool asked = false;       ///< for one more slot
+  bool enough = false;      ///< the server gives no more
   std::optional<Error> refused{};
   std::vector<Slot> slots{};
 
   [[nodiscard]] Slot* free_slot() noexcept {
     for (Slot& slot : slots) {
-      if (!slot.busy) return &slot;
+      if (!slot.busy && !slot.unwanted) return &slot;
     }
     return nullptr;
+  }
+  [[nodiscard]] std::size_t usable() const noexcept {
+    return static_cast<std::size_t>(
+        std::count_if(slots.begin(), slots.end(), [](const Slot& slot) { return !slot.unwanted; }));
   }
 };
 
@@ -119,6 +127,7 @@ struct WorkerRound {
   std::vector<std::uint32_t> part_open{};  ///< pieces of each push and pull tensor that have not ended
   std::vector<std::pair<Link*, std::uint64_t>> keys{};
   std::int64_t started_ns = 0;
+  Deadline deadline{Deadline::Clock::time_point::max()};
 };
 
 /// One server.
@@ -132,6 +141,8 @@ struct Link {
 
   fabric::PeerId peer = 0;
   State state = State::greeting;
+  bool fenced = false;   ///< failed, and nothing of an answer can still be written
+  bool unquiet = false;  ///< failed, and the tensors of a round may still be read
   bool same_clock = false;
   std::optional<Error> error{};
   std::uint32_t slots = 0;  ///< a binding may have
