@@ -131,7 +131,10 @@ TEST_P(RoundEndTest, AReducerEndsARoundAndNamesTheWorkerThatDidNotCome) {
       meet(rt, "late");
       auto round = worker.push_pull({{.key = 1, .push = mine, .pull = out}});
       DTR_ASSERT_OK(round);
-      EXPECT_FALSE(worker.wait(*round, scaled(20s))) << "a round of one of two workers";
+      // It ends with the reducer's word, or well if rank 0 was the first to give up: its data are there.
+      const auto ended = worker.wait(*round, scaled(20s));
+      EXPECT_TRUE(ended || ended.error().code == Errc::timed_out) << ended.error().to_string();
+      EXPECT_TRUE(!ended || same_bits(out, sum_of_numbers(kCount, 2)));
     }
     auto round = worker.push_pull({{.key = 1, .push = mine, .pull = out}});
     DTR_ASSERT_OK(round);
@@ -148,6 +151,7 @@ TEST_P(RoundEndTest, GetBatchEndsARoundOfTooFewWorkersAndGoesOnWithTheNext) {
       ASSERT_FALSE(batch);
       EXPECT_EQ(batch.error().code, Errc::timed_out);
       EXPECT_THAT(batch.error().message, HasSubstr("no request from rank 1"));
+      value_or_throw(rt.allgather("late", {}, scaled(20s)));
       for (int i = 0; i < 3; ++i) {
         batch = server.get_batch(scaled(20s));
         DTR_ASSERT_OK(batch);
@@ -166,7 +170,7 @@ TEST_P(RoundEndTest, GetBatchEndsARoundOfTooFewWorkersAndGoesOnWithTheNext) {
       DTR_ASSERT_OK(round);
       EXPECT_EQ(error_of(worker.wait(*round, scaled(20s))).code, Errc::timed_out);
     }
-    meet(rt, "late");
+    value_or_throw(rt.allgather("late", {}, scaled(20s)));
     if (rt.rank() == 1) {
       auto round = worker.push_pull({{.key = 1, .push = mine}});
       DTR_ASSERT_OK(round);

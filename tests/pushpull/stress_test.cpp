@@ -48,8 +48,8 @@ TEST_P(StressTest, EveryRoundOfManyHasItsOwnSums) {
       Flight& flight = flights[at];
       DTR_ASSERT_OK(worker.wait(flight.round, scaled(30s)));
       for (std::size_t i = 0; i < flight.keys.size(); ++i) {
-        ASSERT_TRUE(same_bits(flight.sums[i],
-                              sum_of_numbers(count_of(flight.keys[i]), rt.workers(), flight.seed * 31 + flight.keys[i])))
+        ASSERT_TRUE(same_bits(
+            flight.sums[i], sum_of_numbers(count_of(flight.keys[i]), rt.workers(), flight.seed * 31 + flight.keys[i])))
             << "round " << flight.seed << " key " << flight.keys[i];
       }
       for (auto& sum : flight.sums) DTR_EXPECT_OK(worker.forget(std::as_bytes(std::span(sum))));
@@ -94,8 +94,8 @@ TEST_P(StressTest, SixtyFourMebibytesAndOneElementInOneRound) {
     std::vector<float> sum(kLarge);
     const std::vector<float> one(1, 1.0F);
     std::vector<float> ones(1);
-    auto round = worker.push_pull({{.key = 0, .push = large, .pull = sum}, {.key = 1, .push = one, .pull = ones}},
-                                  scaled(60s));
+    auto round =
+        worker.push_pull({{.key = 0, .push = large, .pull = sum}, {.key = 1, .push = one, .pull = ones}}, scaled(60s));
     DTR_ASSERT_OK(round);
     DTR_ASSERT_OK(worker.wait(*round, scaled(60s)));
     std::size_t wrong = 0;
@@ -129,8 +129,7 @@ TEST(ForkTest, CallsInTheChildSayForkedAndTheParentGoesOn) {
       EXPECT_EQ(in_a_child([&] {
                   const bool all = forked(server->get_any(1s)) && forked(server->get_batch(1s)) &&
                                    forked(server->respond(request->handle)) && forked(server->flush(1s)) &&
-                                   forked(server->fail_all({})) &&
-                                   forked(server->refuse(request->handle, {}));
+                                   forked(server->fail_all({})) && forked(server->refuse(request->handle, {}));
                   server.reset();
                   return all;
                 }),

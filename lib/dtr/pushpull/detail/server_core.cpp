@@ -105,6 +105,12 @@ ServerFragment& ServerCore::fresh_fragment() {
     ServerFragment& made = fragments_.emplace_back(&ServerCore::on_replied);
     made.response.core = this;
     made.response.of = &made;
+    // Whatever it is used for later fits: a new peak is the only reason to ask for memory.
+    const std::size_t message = fabric_.max_message();
+    made.message.reserve(message);
+    made.reply.reserve(message);
+    made.pushes.reserve(message / sizeof(PushEntry));
+    made.pulls.reserve(message / sizeof(PullEntry));
     return made;
   }
   ServerFragment& fragment = *idle_.back();
