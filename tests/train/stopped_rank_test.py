@@ -39,7 +39,7 @@ def stop_for_ever(victim, settings):
             if rank in workers:
                 check(ended - stopped >= 0.9 * timeout, f"rank {rank} gave up before its deadline")
                 check("timed_out" in words, f"rank {rank}: {words}")
-                late = re.search(r"(no answer from|did not come:) (.*)", words)
+                late = re.search(r"(no answer from|no part of the round came from|did not come:) (.*)", words)
                 check(late is not None, f"rank {rank} does not say who is late: {words}")
                 named = {int(word) for word in re.findall(r"\b\d+\b", late.group(2).split(";")[0])}
                 check(named, f"rank {rank} names nobody: {words}")

@@ -26,7 +26,7 @@ Result<void> check_entry(const Entry& entry, const char* what) {
 /// The server answers a little before the worker would give up, so that it can say who was missing.
 std::int64_t expiry(std::int64_t now, std::int64_t patience) noexcept {
   constexpr std::int64_t kLongest = std::int64_t{1} << 60;
-  return now + std::clamp<std::int64_t>(patience - patience / 8, 0, kLongest);
+  return now + std::clamp<std::int64_t>(patience - patience / 16, 0, kLongest);
 }
 
 }  // namespace
