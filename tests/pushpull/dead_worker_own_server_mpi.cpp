@@ -23,6 +23,7 @@ TEST(DeadWorkerTest, GetAnyServesTheLivingAndGetBatchNamesTheDead) {
       auto request = server.get_any(scaled(30s));
       DTR_ASSERT_OK(request);
       if (request->worker == kVictim) {
+        if (!of_the_dead) put_sign("the victim's request is there");
         of_the_dead = request->handle;  // answered when nobody is there any more
         continue;
       }
@@ -46,6 +47,7 @@ TEST(DeadWorkerTest, GetAnyServesTheLivingAndGetBatchNamesTheDead) {
   if (rt.rank() == kVictim) {
     static_cast<void>(worker.push_pull({{.key = 1, .push = mine, .pull = out}}));
     static_cast<void>(worker.push_pull({{.key = 1, .push = mine, .pull = out}}));
+    ASSERT_TRUE(wait_for_sign("the victim's request is there", scaled(30s)));
     ASSERT_TRUE(wait_for_sign("five rounds", scaled(30s)));
     die_now();
   }
@@ -54,7 +56,10 @@ TEST(DeadWorkerTest, GetAnyServesTheLivingAndGetBatchNamesTheDead) {
     DTR_ASSERT_OK(round);
     DTR_ASSERT_OK(worker.wait(*round, scaled(30s)));
     EXPECT_EQ(out[17], 2.0F);
-    if (i == 5) put_sign("five rounds");
+    if (i == 5) {
+      put_sign("five rounds");
+      ASSERT_TRUE(wait_for_sign("the victim's request is there", scaled(30s)));
+    }
   }
   auto round = worker.push_pull({{.key = 1, .push = mine, .pull = out}});
   const auto ended = round ? worker.wait(*round, scaled(30s)) : Result<void>(fail(round.error()));

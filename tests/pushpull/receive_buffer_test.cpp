@@ -45,6 +45,7 @@ TEST_P(ReceiveBufferTest, ChunkIHoldsWhatRankIPushesUnderKeyI) {
         std::vector<float> buffer(2 * count);
         Server server(rt);
         DTR_ASSERT_OK(server.register_recv_buffer(buffer, kRanks, kKeys));
+        value_or_throw(rt.allgather("registered", {}, scaled(20s)));
         for (std::uint64_t i = 0; i < kRounds; ++i) serve_one(server, &buffer, count, i);
         EXPECT_EQ(error_of(server.get_batch(scaled(20s))).code, Errc::closed);
         EXPECT_TRUE(same_bits({buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(count)},
@@ -52,6 +53,7 @@ TEST_P(ReceiveBufferTest, ChunkIHoldsWhatRankIPushesUnderKeyI) {
         return;
       }
       Worker worker(rt);
+      value_or_throw(rt.allgather("registered", {}, scaled(20s)));
       for (std::uint64_t i = 0; i < kRounds; ++i) {
         const auto mine = numbers(count, rt.worker_index(), i);
         auto round = worker.push_pull({{.key = 7, .push = mine}});
@@ -111,6 +113,7 @@ TEST_P(ReceiveBufferTest, ASecondPushWaitsUntilTheFirstIsAnswered) {
       std::vector<float> buffer(kCount);
       Server server(rt);
       DTR_ASSERT_OK(server.register_recv_buffer(buffer, std::span(kRanks).first(1), std::span(kKeys).first(1)));
+      value_or_throw(rt.allgather("registered", {}, scaled(20s)));
       for (std::uint64_t i = 0; i < kRounds; ++i) {
         auto batch = server.get_batch(scaled(20s));
         DTR_ASSERT_OK(batch);
@@ -125,6 +128,7 @@ TEST_P(ReceiveBufferTest, ASecondPushWaitsUntilTheFirstIsAnswered) {
       return;
     }
     Worker worker(rt);
+    value_or_throw(rt.allgather("registered", {}, scaled(20s)));
     for (std::uint64_t i = 0; i < kRounds; ++i) {
       const auto mine = numbers(kCount, 0, i);
       auto round = worker.push_pull({{.key = 7, .push = mine}});
@@ -138,6 +142,7 @@ TEST_P(ReceiveBufferTest, ASecondPushWaitsUntilTheFirstIsAnswered) {
 TEST(ReceiveBufferErrorTest, BadBuffersAreRefusedWithAReason) {
   run({.workers = 2}, [](Runtime& rt) {
     if (rt.is_worker()) {
+      value_or_throw(rt.allgather("registered", {}, scaled(20s)));
       Worker worker(rt);
       const std::vector<float> large(4000, 1.0F);
       auto round = worker.push_pull({{.key = 7, .push = large}});
@@ -162,6 +167,7 @@ TEST(ReceiveBufferErrorTest, BadBuffersAreRefusedWithAReason) {
     EXPECT_EQ(error_of(server.register_recv_buffer(another, kRanks, kKeys)).code, Errc::already_exists);
     EXPECT_EQ(error_of(server.register_recv_buffer(std::span(buffer).first(100), kRanks, other_keys)).code,
               Errc::overlap);
+    value_or_throw(rt.allgather("registered", {}, scaled(20s)));
     while (true) {  // until the workers have been told of their mistake
       auto batch = server.get_batch(scaled(20s));
       if (!batch && batch.error().code == Errc::closed) break;
