@@ -30,7 +30,7 @@ class Deadline {
     return std::chrono::ceil<std::chrono::milliseconds>(left());
   }
 
-  friend auto operator<=>(const Deadline&, const Deadline&) = default;
+  friend auto operator<=>(const Deadline&, const Deadline&) = default;  // NOLINT: no pointer here
 
  private:
   template <class Rep, class Period>

@@ -136,6 +136,7 @@ class LocalBootstrap final : public Bootstrap {
 std::vector<std::unique_ptr<Bootstrap>> local_bootstraps(int size) {
   auto meeting = std::make_shared<bootstrap::Meeting>(size);
   std::vector<std::unique_ptr<Bootstrap>> ranks;
+  ranks.reserve(static_cast<std::size_t>(std::max(size, 0)));
   for (int r = 0; r < size; ++r) ranks.push_back(std::make_unique<bootstrap::LocalBootstrap>(meeting, r));
   return ranks;
 }

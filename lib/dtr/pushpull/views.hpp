@@ -39,8 +39,8 @@ struct PushView {
   PushView(const Buffer& buffer, DType what) noexcept : PushView(buffer.span(), what) {}
   template <ViewSource Container>
   requires(!std::same_as<std::remove_cvref_t<Container>, PushView>)  //
-      PushView(Container&& values)
-  noexcept  // NOLINT(google-explicit-constructor): reads as `.push = gradient`
+      PushView(Container&& values)  // NOLINT: `requires` leaves copies to the copy constructor
+  noexcept                          // NOLINT(google-explicit-constructor): reads as `.push = gradient`
       : data(reinterpret_cast<const std::byte*>(std::ranges::data(values))),
         bytes(std::ranges::size(values) * sizeof(std::ranges::range_value_t<Container>)),
         dtype(view_dtype<std::ranges::range_value_t<Container>>()) {}
@@ -58,8 +58,8 @@ struct PullView {
   template <ViewSource Container>
   requires(!std::same_as<std::remove_cvref_t<Container>, PullView> &&
            !std::is_const_v<std::remove_reference_t<std::ranges::range_reference_t<Container>>>)  //
-      PullView(Container&& values)
-  noexcept  // NOLINT(google-explicit-constructor): reads as `.pull = sum`
+      PullView(Container&& values)  // NOLINT: `requires` leaves copies to the copy constructor
+  noexcept                          // NOLINT(google-explicit-constructor): reads as `.pull = sum`
       : data(reinterpret_cast<std::byte*>(std::ranges::data(values))),
         bytes(std::ranges::size(values) * sizeof(std::ranges::range_value_t<Container>)),
         dtype(view_dtype<std::ranges::range_value_t<Container>>()) {}

@@ -36,7 +36,7 @@ struct ControlBlock {
   alignas(64) std::atomic<std::uint32_t> sleeping{0};
   std::array<FlagLine, kLines> lines{};
 };
-static_assert(sizeof(ControlBlock) == 64 * (2 + ControlBlock::kLines));
+static_assert(sizeof(ControlBlock) == 64UL * (2 + ControlBlock::kLines));
 
 /// A ControlBlock in a segment, one's own or a peer's.
 class Control {

@@ -10,7 +10,7 @@ namespace fabric::tcp {
 
 namespace {
 
-constexpr std::size_t kBytesAtOnce = 4 * 1024 * 1024;  // then somebody else may have the thread
+constexpr std::size_t kBytesAtOnce = 4 << 20;  // then somebody else may have the thread
 constexpr std::int64_t kSilenceLook = 250'000'000;
 
 }  // namespace

@@ -12,7 +12,7 @@ namespace fabric::tcp {
 
 namespace {
 
-constexpr std::size_t kBytesAtOnce = 4 * 1024 * 1024;  // then it is the next peer's turn
+constexpr std::size_t kBytesAtOnce = 4 << 20;  // then it is the next peer's turn
 
 }  // namespace
 

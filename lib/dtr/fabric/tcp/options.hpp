@@ -17,7 +17,7 @@ struct TcpOptions {
   int socket_buffer_bytes = 0;                        ///< SO_SNDBUF and SO_RCVBUF; 0 = the kernel tunes them
   std::size_t eager_bytes = 4096;                     ///< largest `send`; at most wire.hpp's kMaxMessage
   std::uint32_t queue_depth = 4096;                   ///< open requests a channel; a power of two, at most 65536
-  std::size_t send_buffer_bytes = 512 * 1024;         ///< copies of open messages a channel; at least 8 messages
+  std::size_t send_buffer_bytes = 512 << 10;          ///< copies of open messages a channel; at least 8 messages
   std::chrono::milliseconds handshake_timeout{5000};  ///< a stranger that has not proved itself by then is dropped
   std::uint32_t max_pending_handshakes = 256;         ///< beyond it the oldest stranger is dropped
   std::chrono::milliseconds reconnect_grace{500};     ///< a peer whose connection broke may come back within it

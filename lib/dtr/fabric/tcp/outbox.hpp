@@ -38,8 +38,8 @@ class Outbox {
   void clear() noexcept;
 
  private:
-  static constexpr std::size_t kStagingBytes = 64 * 1024;
-  static constexpr std::size_t kEnoughBytes = 1024 * 1024;
+  static constexpr std::size_t kStagingBytes = 64 << 10;
+  static constexpr std::size_t kEnoughBytes = 1 << 20;
 
   std::unique_ptr<std::byte[]> staging_;
   std::array<iovec, kMaxPieces> pieces_{};

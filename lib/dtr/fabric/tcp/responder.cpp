@@ -13,11 +13,11 @@ namespace fabric::tcp {
 
 namespace {
 
-constexpr std::size_t kBytesAtOnce = 4 * 1024 * 1024;  // then it is the next peer's turn
+constexpr std::size_t kBytesAtOnce = 4 << 20;  // then it is the next peer's turn
 constexpr std::int64_t kRevocationLook = 20'000'000;
 constexpr std::int64_t kSilenceLook = 250'000'000;
 constexpr int kGoodbyePatienceMs = 50;
-constexpr std::size_t kOwedBytes = 8 * 1024;  // far less than a sender has room for
+constexpr std::size_t kOwedBytes = 8 << 10;  // far less than a sender has room for
 constexpr std::uint64_t kOwedMessages = 32;
 
 }  // namespace

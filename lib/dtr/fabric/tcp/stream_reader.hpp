@@ -16,7 +16,7 @@ namespace fabric::tcp {
 /// Knows nothing of sockets: prepare() says where the next bytes go, accept() that they came.
 class StreamReader {
  public:
-  static constexpr std::size_t kBufferBytes = 64 * 1024;
+  static constexpr std::size_t kBufferBytes = 64 << 10;
 
   StreamReader() : buffer_(new std::byte[kBufferBytes]) {}
 
@@ -95,7 +95,7 @@ class StreamReader {
   }
 
  private:
-  static constexpr std::size_t kSliceBytes = 1024 * 1024;
+  static constexpr std::size_t kSliceBytes = 1 << 20;
   static constexpr std::size_t kShortAheadBytes = 2048;
 
   std::unique_ptr<std::byte[]> buffer_;

@@ -20,7 +20,7 @@ namespace fabric::tcp {
 
 inline constexpr std::uint32_t kTransportLetters = 0x20706374;  // "tcp "
 inline constexpr std::uint64_t kMaxTransfer = 1ULL << 46;       // beyond it a length is nonsense, not a request
-inline constexpr std::uint64_t kMaxMessage = 1024 * 1024;
+inline constexpr std::uint64_t kMaxMessage = 1 << 20;
 inline constexpr std::uint32_t kMaxQueueDepth = 65536;
 inline constexpr std::uint32_t kMaxNotifyValue = 0xFFFFFF;
 
