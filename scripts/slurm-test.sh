@@ -33,6 +33,7 @@ check_machine() {
   done
   # Slurm's PMIx plugin opens the library by this name, which only the -dev package has.
   compgen -G '/usr/lib/*/pmix2/lib/libpmix.so' > /dev/null || cannot 'libpmix-dev is not installed (scripts/setup.sh --slurm)'
+  mountpoint -q /sys/fs/cgroup || cannot 'slurmd wants a file system on /sys/fs/cgroup, and none is mounted'
   unshare --net --pid --mount --fork true 2> /dev/null || cannot 'this container may not make namespaces'
 }
 
