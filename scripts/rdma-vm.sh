@@ -108,9 +108,14 @@ prepare() {
   local base=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
   cache=${base:-$root/build}/libdtr/rdma-vm
   mkdir -p "$cache" 2> /dev/null && [ -w "$cache" ] || cache=$root/build/libdtr/rdma-vm
-  setsid "$parts/image.sh" "$cache" > "$folder/image" & # a process group, to be ended whole
+  if [ -n "$quiet" ]; then exec 3> "$folder/told"; else exec 3>&2; fi
+  setsid "$parts/image.sh" "$cache" > "$folder/image" 2>&3 & # a process group, to be ended whole
   builder=$!
-  wait $builder || cannot 'no kernel to boot'
+  exec 3>&-
+  if ! wait $builder; then
+    [ -z "$quiet" ] || cat "$folder/told" >&2
+    cannot 'no kernel to boot'
+  fi
   builder=''
   image=$(< "$folder/image")
   (cd "$parts" && echo init | cpio --quiet -o -H newc -R 0:0) > "$folder/init.cpio" || cannot 'cpio failed'
