@@ -303,7 +303,9 @@ Result<void> Reduction::check_workers() {
     const ServerCore::Standing standing = core_.standing(worker);
     sessions_ = std::min(sessions_, standing.sessions);
     if (standing.gone) {
-      const bool in_good_order = standing.gone->code == Errc::peer_left && standing.sessions > 0 && rounds_.empty();
+      // Who has left after a failed round takes no part in the next: waiting for the others' would be in vain.
+      const bool in_good_order =
+          standing.gone->code == Errc::peer_left && standing.sessions > 0 && !standing.failed && rounds_.empty();
       if (in_good_order) continue;
       Error error = *standing.gone;
       error.operation = kOperation;

@@ -107,6 +107,7 @@ class ServerCore final : public fabric::PortHandler {
   /// What the consumer has to know of a worker.
   struct Standing {
     std::uint64_t sessions = 0;   ///< Workers of that rank that said goodbye
+    bool failed = false;          ///< the last of them after a round that had failed
     std::optional<Error> gone{};  ///< dead, or expelled for nonsense
   };
 

@@ -155,6 +155,7 @@ void ServerCore::take_bye(int worker, std::span<const std::byte> payload) {
     const std::lock_guard lock(mutex_);
     WorkerState& state = workers_[static_cast<std::size_t>(worker)];
     state.owes_parted = state.epoch;
+    state.standing.failed = (bye->head.flags & Bye::kFailed) != 0;
     end_session(state, (bye->head.flags & Bye::kUnclean) != 0);
   }
   say_farewells(worker);

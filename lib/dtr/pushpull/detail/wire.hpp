@@ -175,6 +175,7 @@ struct Cancel {
 
 struct Bye {
   static constexpr std::uint8_t kUnclean = 1;  ///< puts into the slots may still be under way
+  static constexpr std::uint8_t kFailed = 2;   ///< one of its rounds has failed
 
   Head head{.kind = Kind::bye};
   std::uint64_t rounds = 0;  ///< as many as it sent to this server

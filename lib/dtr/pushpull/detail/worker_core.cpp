@@ -100,6 +100,10 @@ WorkerCore::~WorkerCore() {
   };
   const auto drained = [&] { return fabric_.progress().wait([&]() noexcept { return !open(); }, kDrainBound); };
   if (drained() == Errc::timed_out) {
+    {
+      const std::lock_guard lock(mutex_);
+      had_failure_ = true;
+    }
     cancel_all();
     if (drained() != Errc::ok) DTR_LOG_WARN("push_pull: the Worker ends with rounds that servers have not let go of");
   }
@@ -117,8 +121,10 @@ WorkerCore::~WorkerCore() {
 void WorkerCore::say_goodbye() {
   std::deque<fabric::Completion> sent;
   bool clean = true;
+  bool failed = false;
   {
     const std::lock_guard lock(mutex_);
+    failed = had_failure_;
     clean = std::none_of(fragments_.begin(), fragments_.end(),
                          [](const WorkerFragment& fragment) { return fragment.posted_open; });
   }
@@ -129,8 +135,8 @@ void WorkerCore::say_goodbye() {
       if (link.state == Link::State::failed) continue;
     }
     told.push_back(link.peer);
-    const Bye bye{.head = {.kind = Kind::bye, .flags = clean ? std::uint8_t{0} : Bye::kUnclean, .epoch = epoch_},
-                  .rounds = link.next_seq};
+    const auto flags = static_cast<std::uint8_t>((clean ? 0 : Bye::kUnclean) | (failed ? Bye::kFailed : 0));
+    const Bye bye{.head = {.kind = Kind::bye, .flags = flags, .epoch = epoch_}, .rounds = link.next_seq};
     const std::span<const std::byte> bytes = std::as_bytes(std::span(&bye, 1));
     const auto request = fabric::WorkRequest::send(server_port_, bytes, &sent.emplace_back()).fenced();
     fabric_.submit(link.peer, {&request, 1}, kGoodbyeBound);

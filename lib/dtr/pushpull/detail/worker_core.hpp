@@ -158,6 +158,7 @@ class WorkerCore final : public fabric::PortHandler {
   std::unordered_map<fabric::PeerId, Link*> by_peer_;
   std::deque<WorkerRound> rounds_;
   std::uint64_t next_round_ = 1;
+  bool had_failure_ = false;  ///< servers are told with the goodbye
   std::deque<WorkerFragment> fragments_;
   std::vector<WorkerFragment*> idle_fragments_;
   std::unordered_map<std::uint64_t, std::uint32_t> region_numbers_;  ///< by slot and generation of the key

@@ -308,6 +308,7 @@ void WorkerCore::finish_round(WorkerRound& round) noexcept {
 void WorkerCore::fail_round(WorkerRound& round, Error error) noexcept {
   if (round.error || round.done.load(std::memory_order_relaxed)) return;
   failures_total_.add();
+  if (error.code != Errc::cancelled) had_failure_ = true;
   round.error = std::move(error);
   round.done.store(true, std::memory_order_release);
 }
