@@ -4,7 +4,8 @@ include(CMakePackageConfigHelpers)
 # Every header is public but those in a folder called detail/, and what is inside of a transport.
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/lib/dtr DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.hpp" PATTERN "detail" EXCLUDE
-        PATTERN "fabric/loopback" EXCLUDE PATTERN "fabric/shm" EXCLUDE PATTERN "fabric/tcp" EXCLUDE)
+        PATTERN "fabric/loopback" EXCLUDE PATTERN "fabric/shm" EXCLUDE PATTERN "fabric/tcp" EXCLUDE
+        PATTERN "fabric/verbs" EXCLUDE)
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/dtr)
 install(TARGETS dtr EXPORT dtrTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}

@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 packages=(
   build-essential cmake ninja-build pkg-config git python3 procps
-  openmpi-bin libopenmpi-dev libhwloc-dev
+  openmpi-bin libopenmpi-dev libhwloc-dev libibverbs-dev
   libtomlplusplus-dev libcli11-dev libspdlog-dev libexpected-dev nlohmann-json3-dev
   libdeflate-dev libzstd-dev libxxhash-dev libsodium-dev
   libhdf5-dev hdf5-tools libeigen3-dev

@@ -159,7 +159,7 @@ Result<void> Fabric::choose_path(PeerId id, std::span<const std::byte> address) 
       peer.address.assign(offer->second.address.begin(), offer->second.address.end());
       peer.why = passed_over + "same domain " + offer->second.domain;
       DTR_LOG_INFO("rank ", id, " by ", name, ": ", peer.why);
-      return {};
+      return peer.transport->introduce(id, peer.address);
     }
   }
   peer.why = passed_over;

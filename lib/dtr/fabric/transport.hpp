@@ -50,7 +50,7 @@ class Channel {
 
   /// Takes requests in order until one cannot be taken; see PostResult. Allocates nothing. While `connecting` it
   /// takes none (`again`). A request still open at the deadline ends with timed_out (not quiesced unless its status
-  /// says so).
+  /// says so). Runs no continuation for a single request: the caller may hold a lock.
   [[nodiscard]] virtual PostResult post(std::span<const WorkRequest> requests, Deadline deadline) noexcept = 0;
 
   /// Makes a peer's key usable in requests on this channel; the same key gives the same object, which lives as long
@@ -122,6 +122,10 @@ class Transport : public ProgressSource {
 
   /// How peers reach this process; exchanged at start.
   [[nodiscard]] virtual std::vector<std::byte> address() const = 0;
+
+  /// This peer will be reached by this transport. Called once for each, before progress starts; connections that both
+  /// ends prepared with their addresses come up now.
+  [[nodiscard]] virtual Result<void> introduce(PeerId /*peer*/, std::span<const std::byte> /*address*/) { return {}; }
 
   /// Does what the device needs before the region can be used, and fills its part of the key.
   [[nodiscard]] virtual Result<void> register_region(Region& region) = 0;

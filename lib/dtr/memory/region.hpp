@@ -63,6 +63,8 @@ class Region {
   [[nodiscard]] std::span<std::byte> span() const noexcept { return {base_, length_}; }
   [[nodiscard]] const RegionOptions& options() const noexcept { return options_; }
   [[nodiscard]] const RemoteKey& key() const noexcept { return key_; }
+  /// The NICs' part of the key. For the transport that registers the region with them, before the key is given out.
+  void set_device_keys(const std::array<std::uint32_t, RemoteKey::kMaxRails>& rkeys) noexcept { key_.rkeys = rkeys; }
   /// The shared segment that holds the region, or nullptr.
   [[nodiscard]] const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
 

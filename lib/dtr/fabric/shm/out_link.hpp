@@ -14,7 +14,7 @@
 #include "dtr/fabric/shm/imports.hpp"
 #include "dtr/fabric/shm/local.hpp"
 #include "dtr/fabric/shm/operations.hpp"
-#include "dtr/fabric/shm/spin_lock.hpp"
+#include "dtr/fabric/spin_lock.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric::shm {

@@ -9,7 +9,7 @@
 
 #include "dtr/base/fd.hpp"
 #include "dtr/fabric/tcp/dialer.hpp"
-#include "dtr/fabric/tcp/endings.hpp"
+#include "dtr/fabric/endings.hpp"
 #include "dtr/fabric/tcp/hub.hpp"
 #include "dtr/fabric/tcp/outbox.hpp"
 #include "dtr/fabric/tcp/send_queue.hpp"

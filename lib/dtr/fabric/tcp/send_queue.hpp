@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "dtr/fabric/tcp/endings.hpp"
+#include "dtr/fabric/endings.hpp"
 #include "dtr/fabric/tcp/outbox.hpp"
 #include "dtr/fabric/tcp/wire.hpp"
 #include "dtr/fabric/work_request.hpp"

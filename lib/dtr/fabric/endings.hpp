@@ -9,13 +9,17 @@
 #include "dtr/fabric/completion.hpp"
 
 namespace dtr::inline v0 {
-namespace fabric::tcp {
+namespace fabric {
 
 /// Fixed room, on the stack; neighbours with the same completion share an entry. Whoever finds no room tells what is
 /// there and comes back.
 class Endings {
  public:
-  [[nodiscard]] bool has_room() const noexcept { return count_ < kRuns; }
+  Endings() = default;
+  /// Without room: for who may end nothing now.
+  static Endings none() noexcept { return Endings(0); }
+
+  [[nodiscard]] bool has_room() const noexcept { return count_ < room_; }
   [[nodiscard]] bool empty() const noexcept { return count_ == 0; }
 
   /// Needs has_room().
@@ -39,14 +43,16 @@ class Endings {
 
  private:
   static constexpr std::size_t kRuns = 64;
+  explicit Endings(std::size_t room) noexcept : room_(room) {}
   struct Run {
     Completion* completion = nullptr;
     Status status{};
     std::uint32_t requests = 0;
   };
   std::array<Run, kRuns> runs_{};
+  std::size_t room_ = kRuns;
   std::size_t count_ = 0;
 };
 
-}  // namespace fabric::tcp
+}  // namespace fabric
 }  // namespace dtr::inline v0

@@ -6,7 +6,7 @@
 #include <sched.h>
 
 namespace dtr::inline v0 {
-namespace fabric::shm {
+namespace fabric {
 
 class SpinLock {
  public:
@@ -32,5 +32,5 @@ class SpinLock {
   std::atomic<bool> taken_{false};
 };
 
-}  // namespace fabric::shm
+}  // namespace fabric
 }  // namespace dtr::inline v0

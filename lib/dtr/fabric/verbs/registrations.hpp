@@ -1,0 +1,54 @@
+// What the NICs know of registered memory.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "dtr/fabric/verbs/nic.hpp"
+#include "dtr/memory/region_table.hpp"
+
+namespace dtr::inline v0 {
+namespace fabric::verbs {
+
+/// A region's memory regions, one a NIC.
+class Registrations {
+ public:
+  struct Entry {
+    std::array<MemoryRegion, RemoteKey::kMaxRails> mrs{};
+    std::array<std::uint32_t, RemoteKey::kMaxRails> lkeys{};
+    std::uint32_t generation = 0;
+  };
+
+  explicit Registrations(const std::vector<std::unique_ptr<Nic>>& nics) : nics_(nics) {}
+
+  /// Registers with every NIC and writes the region's rkeys. Any thread. Errors: resource_exhausted naming the limit,
+  /// device_error, unsupported (memory that the NIC cannot read or write).
+  [[nodiscard]] Result<void> add(Region& region);
+
+  /// Peers cannot reach the region any more once this returns. The keys in its table entry become invalid.
+  void remove(const Region& region) noexcept;
+
+  /// Our key for this NIC; false if the region is not registered here. Any thread, no lock.
+  [[nodiscard]] bool local_key(const Region& region, std::size_t nic, std::uint32_t& lkey) const noexcept {
+    const Entry* entry = entries_[region.key().slot].load(std::memory_order_acquire);
+    if (entry == nullptr || entry->generation != region.key().generation) return false;
+    lkey = entry->lkeys[nic];
+    return true;
+  }
+
+ private:
+  [[nodiscard]] Result<MemoryRegion> register_with(Nic& nic, const Region& region);
+
+  const std::vector<std::unique_ptr<Nic>>& nics_;
+  std::array<std::atomic<Entry*>, RegionTable::kMaxRegions> entries_{};
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Entry>> storage_;
+  std::vector<Entry*> free_;
+};
+
+}  // namespace fabric::verbs
+}  // namespace dtr::inline v0
