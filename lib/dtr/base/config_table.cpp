@@ -81,8 +81,8 @@ constexpr Setting kSettings[] = {
     {.key = "shm.cma", .type = choice, .initial = "auto", .choices = "auto on off",
      .help = "Copies between processes by process_vm_readv and writev for memory that is not managed: `auto` = where the kernel allows it, `on` = an Error where it does not, `off` = always the bounce ring."},
 
-    {.key = "verbs.devices", .type = list, .choices = "",
-     .help = "RDMA devices to use, or device:port, best first; empty = every active port."},
+    {.key = "verbs.devices", .type = text,
+     .help = "RDMA devices to use, best first, as mlx5_0,mlx5_1:2 (device, or device and port); empty = every active port."},
     {.key = "verbs.gid_index", .type = integer, .initial = "-1", .minimum = -1, .maximum = 1023,
      .help = "Entry of the GID table to connect from; -1 = by rule: RoCE v2, routable, in one subnet with the peer.", .environment_aliases = "MC_GID_INDEX"},
     {.key = "verbs.eager_world", .type = integer, .initial = "8", .minimum = 0, .maximum = 1024,

@@ -1,6 +1,8 @@
 #include "dtr/fabric/transports.hpp"
 
 #include <chrono>
+#include <sstream>
+#include <string>
 
 #include "dtr/fabric/shm/shm.hpp"
 #include "dtr/fabric/tcp/tcp.hpp"
@@ -37,7 +39,10 @@ tcp::TcpOptions tcp_options(const Config& config) {
 
 verbs::VerbsOptions verbs_options(const Config& config) {
   verbs::VerbsOptions options;
-  options.devices = config.list("verbs.devices");
+  std::istringstream devices(config.text("verbs.devices"));
+  for (std::string device; std::getline(devices, device, ',');) {
+    if (!device.empty()) options.devices.push_back(device);
+  }
   options.gid_index = static_cast<int>(config.integer("verbs.gid_index"));
   options.eager_bytes = static_cast<std::size_t>(config.integer("fabric.eager_bytes"));
   options.eager_world = static_cast<std::uint32_t>(config.integer("verbs.eager_world"));
