@@ -106,7 +106,7 @@ TEST(VerbsFailureTest, APortThatComesBackIsUsedAgain) {
 TEST(VerbsFailureTest, AnAddressThatChangesIsFollowed) {
   Nics nics({.verbs = {.failure_detect = scaled(10s)}});
   World world(nics.transport_case());
-  ASSERT_TRUE(run(world.initiator(), 1, {WorkRequest::notify(kPort, 1, nullptr)}));
+  ASSERT_TRUE(run(world.initiator(), 1, {WorkRequest::notify(kPort + 1, 1, nullptr)}));
   // The entry that connections are made from, wherever it stands in the table.
   for (std::uint32_t index = 0; index < 4; ++index) {
     nics.nic(0).set_gid(index, {.address = "10.77.0.2" + std::to_string(index),

@@ -9,6 +9,12 @@
 namespace dtr::inline v0 {
 namespace fabric::verbs {
 
+namespace {
+
+constexpr int kMostShortages = 9;  // with the pauses between them, about a second
+
+}  // namespace
+
 Link::Link(Hub& hub, PeerId peer)
     : hub_(hub), peer_(peer), held_(1), late_(1), again_data_(1), again_messages_(1), results_(kResults) {}
 
@@ -91,7 +97,7 @@ int Link::drive(std::int64_t now) {
   next_time_ = std::min(next_time_, expire(now));
 
   if (state() == ChannelState::connecting && attached_.load(std::memory_order_acquire)) {
-    if (now >= attach_deadline_) {
+    if (now >= attach_deadline_ || shortages_ >= kMostShortages) {
       std::string why;
       Errc code = Errc::unreachable;
       {
@@ -99,7 +105,7 @@ int Link::drive(std::int64_t now) {
         why = "not connected before the deadline";
         if (!shortage_.empty()) {
           code = Errc::resource_exhausted;
-          why += ": " + shortage_;
+          why = shortage_;
         } else if (rails_.empty()) {
           why = "no pair of ports of the two ranks has addresses that reach each other";
         } else if (!last_fault_.empty()) {

@@ -170,6 +170,7 @@ class Link {
   // Progress thread only.
   std::optional<Address> their_;
   std::int64_t unreachable_since_ = kNever;
+  int shortages_ = 0;  ///< attempts in a row that a limit of this process has ended
   std::int64_t next_time_ = kNever;
   bool wanted_ = false;  ///< rails are to be up
   bool over_ = false;    ///< the peer is gone, or we are

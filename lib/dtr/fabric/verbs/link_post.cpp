@@ -254,7 +254,12 @@ Rail* Link::data_rail() noexcept {
 }
 
 Rail* Link::message_rail(bool spends) noexcept {
-  // The first one, so that messages keep their order while nothing fails.
+  // The first one, and none while a lost rail has messages that may have to go again: so they keep their order.
+  for (const auto& rail : rails_) {
+    if ((rail->state == Rail::State::draining || rail->state == Rail::State::drained) && !rail->ring.empty()) {
+      return nullptr;
+    }
+  }
   for (const auto& rail : rails_) {
     if (!rail->usable()) continue;
     return rail->ring.has_room() && (!spends || rail->credits() > 0) ? rail.get() : nullptr;

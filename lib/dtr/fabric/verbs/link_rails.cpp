@@ -112,8 +112,10 @@ void Link::begin(Rail& rail, std::uint32_t epoch) {
     say(rail, ControlType::refuse);
     const Error error = std::move(made.error());
     lose_unopened(rail, error.message);
+    if (error.code != Errc::resource_exhausted) return;
+    ++shortages_;
     const std::lock_guard words(words_mutex_);
-    if (error.code == Errc::resource_exhausted) shortage_ = error.message;
+    shortage_ = error.message;
     return;
   }
   rail.answer_until = now_ns() + kAnswerTime;
@@ -150,6 +152,7 @@ void Link::open(Rail& rail) {
     const std::lock_guard words(words_mutex_);
     path_ = "verbs " + way + " " + rail.gids;
     shortage_.clear();
+    shortages_ = 0;
   }
   Endings endings;
   {
@@ -324,6 +327,7 @@ void Link::on_control(const ControlMessage& message, std::span<const std::byte> 
       if (message.epoch != rail.epoch) return;
       rail.peer_received = message.received;
       fault(rail, 0, "the peer's queue pair is down");
+      if (rail.state == Rail::State::drained) finish_fence(rail);  // the peer may already connect anew
       look_again(0);
       return;
     case ControlType::refuse:
@@ -349,8 +353,8 @@ int Link::drive_rail(Rail& rail, std::int64_t now) {
     case Rail::State::connecting:
     case Rail::State::ready:
       if (now >= rail.answer_until) {
-        if (rail.state == Rail::State::ready && rail.ring.head() != 0) {
-          fault(rail, 0, "the peer does not answer");
+        if (rail.state == Rail::State::ready) {
+          fault(rail, 0, "the peer does not answer");  // it may have sent something already, which is to be counted
         } else {
           lose_unopened(rail, "the peer does not answer");
         }
