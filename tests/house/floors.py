@@ -34,7 +34,7 @@ PUBLIC_WITH_MPI = "bootstrap/mpi.hpp"
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
-NOT_INSTALLED = {"detail", "loopback", "shm", "tcp"}  # as in cmake/install.cmake
+NOT_INSTALLED = {"detail", "loopback", "shm", "tcp", "verbs"}  # as in cmake/install.cmake
 
 
 def is_public(path):
