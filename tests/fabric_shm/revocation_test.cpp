@@ -145,12 +145,15 @@ TEST(StoppedInitiatorTest, MemoryStaysInUseUntilTheStoppedWriterGoesOn) {
   page->stage = 1;
 
   bool caught_inside = false;
-  for (int attempt = 0; attempt < 20 && !caught_inside; ++attempt) {
+  const Deadline give_up(scaled(30s));
+  for (int attempt = 0; !caught_inside && !give_up.passed(); ++attempt) {
     Region& region = owner.memory(kBytes);
     page->key = region.key();
     ++page->round;
     const std::uint64_t puts = page->puts;
     ASSERT_TRUE(pump_until({&owner}, 30s, [&] { return page->puts > puts + 2; }));
+    // Right after the end of a put it is between two copies: another moment each time.
+    std::this_thread::sleep_for(attempt * 300us);
     writer.stop();
     owner.regions->revoke(region);
     const Deadline while_stopped(100ms);

@@ -89,7 +89,7 @@ TEST(StoppedRankTest, MemoryThatAStoppedWriterIsInsideOfStaysQuarantinedUntilItG
       continue;
     }
     ASSERT_TRUE(wait_for_sign("writing" + round, scaled(60s)));
-    std::this_thread::sleep_for(20ms);
+    std::this_thread::sleep_for(20ms + attempt * 700us);  // another moment of a copy each time
     stop(theirs.process);
     const auto taken_back = rt.fabric().unregister_memory(*region, 300ms);
     caught = !taken_back;
