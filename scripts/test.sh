@@ -33,7 +33,7 @@ scale=${DTR_TEST_TIME_SCALE:-1}
 results=build/test-results
 rm -rf "$results"
 mkdir -p "$results"
-passed=0 failed=0 skipped=0 table=()
+passed=0 failed=0 skipped=0 table=() losers=()
 
 # count NAME SECONDS STATUS: adds the totals that ctest wrote for one build, and checks them against its exit status.
 count() {
@@ -49,8 +49,10 @@ count() {
     bad=1 idle=$((idle > 0 ? idle - 1 : 0))
   fi
   passed=$((passed + total - bad - idle)) failed=$((failed + bad)) skipped=$((skipped + idle))
+  while read -r test; do losers+=("$1: $test"); done < <(junit_failures "$file")
   table+=("$(printf '%-10s %5d passed %4d failed %4d skipped %5d s' "$1" $((total - bad - idle)) "$bad" "$idle" "$2")")
 }
+junit_failures() { grep -oP '<testcase name="\K[^"]*(?=".* status="fail")' "$1"; }
 junit_total() { grep -oE "[[:space:]]$2=\"[0-9]+\"" "$1" | head -n 1 | tr -dc 0-9; }
 
 # suite NAME PRESET TARGET CTEST-ARGUMENT...
@@ -108,6 +110,7 @@ fi
 
 echo
 printf '%s\n' "${table[@]}"
+[ ${#losers[@]} = 0 ] || printf 'failed: %s\n' "${losers[@]}"
 [ "$skipped" = 0 ] || echo "$skipped skipped (each says why above)"
 total=$((passed + failed))
 [ "$total" -gt 0 ] || die "no test ran"

@@ -32,6 +32,7 @@ void scale_batches(Runtime& rt) {
     }
     for (std::size_t w = batch->size(); w-- > 0;) DTR_EXPECT_OK(server.respond((*batch)[w].handle, {answers[w]}));
     EXPECT_EQ(server.respond((*batch)[0].handle, {answers[0]}).error().code, Errc::stale_handle);
+    DTR_EXPECT_OK(server.flush(scaled(10s)));  // the answers go with this turn of the loop
     ++expected;
   }
 }
