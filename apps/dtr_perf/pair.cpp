@@ -15,7 +15,7 @@ Pair::Pair(Runtime& rt, std::uint64_t size)
       size_(size),
       source_(value_or_throw(rt.allocate(std::max<std::uint64_t>(size, 8)))),
       sink_(value_or_throw(rt.allocate(std::max<std::uint64_t>(size, 8)))),
-      deadline_(rt.operation_timeout()) {
+      deadline_(rt.transfer_deadline(size)) {
   std::fill(source_.span().begin(), source_.span().end(), std::byte{0});
   std::fill(sink_.span().begin(), sink_.span().end(), std::byte{0});
   const Bytes mine = ByteWriter().value(sink_.region()->key()).value(sink_.offset()).take();
@@ -60,7 +60,7 @@ Deadline Pair::deadline() {
   constexpr std::uint32_t kUses = 256;
   if (++deadline_uses_ == kUses) {
     deadline_uses_ = 0;
-    deadline_ = Deadline(rt_.operation_timeout());
+    deadline_ = rt_.transfer_deadline(size_);
   }
   return deadline_;
 }

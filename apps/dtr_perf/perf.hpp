@@ -92,11 +92,11 @@ void print_row(const Row& row);
 void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests);
 inline void post_all(Pair& pair, const fabric::WorkRequest& request) { post_all(pair, std::span(&request, 1)); }
 
-/// Makes progress until `ready()`; throws Exception after the operation time-out or when the peer is dead.
+/// Makes progress until `ready()`; throws Exception after the transfer time-out or when the peer is dead.
 template <class Ready>
 void spin_until(const Pair& pair, Ready&& ready) {
   if (ready()) return;
-  const Deadline deadline(pair.rt().operation_timeout());
+  const Deadline deadline = pair.rt().transfer_deadline(pair.size());
   for (std::uint32_t turn = 1; !ready(); ++turn) {
     if (turn % 32 != 0) continue;  // shared memory needs no progress; the others want it now and then
     pair.rt().progress();

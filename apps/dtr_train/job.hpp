@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "dtr/runtime/runtime.hpp"
@@ -15,8 +16,8 @@ struct Options {
   double rate = 0.1;         ///< falls to 0 in a straight line over all steps
   std::uint64_t seed = 1;
   std::string data = "/usr/share/datasets/fashion-mnist";
-  std::string checkpoint_dir{};  ///< empty = no checkpoints
-  std::uint64_t checkpoint_every = 100;
+  std::string checkpoint_dir{};                     ///< empty = no checkpoints
+  std::optional<std::uint64_t> checkpoint_every{};  ///< 0 = never; unset = checkpoint.interval_steps
   bool resume = false;
   std::uint64_t max_steps = 0;  ///< counted from step 0; 0 = no limit
   std::string json{};
@@ -36,6 +37,9 @@ struct Summary {
 
 /// A worker's whole training.
 [[nodiscard]] Result<Summary> train(Runtime& rt, const Options& options);
+
+/// Whether write_json could work, found out before the hours of a training: is there a folder, may we write into it?
+[[nodiscard]] Result<void> check_json(const std::string& path);
 
 [[nodiscard]] Result<void> write_json(const std::string& path, const Summary& summary);
 

@@ -4,9 +4,11 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "dtr/base/bytes.hpp"
 #include "dtr/base/file.hpp"
@@ -28,6 +30,18 @@ Result<void> write_json(const std::string& path, const Summary& summary) {
   return replace_file(path, json.dump(1) + "\n");
 }
 
+Result<void> check_json(const std::string& path) {
+  const std::string operation = "--json " + path;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    return fail(Errc::invalid_argument, "that is a folder; give it the name of a file", operation);
+  }
+  std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (folder.empty()) folder = ".";
+  if (::access(folder.c_str(), W_OK | X_OK) == 0) return {};
+  return fail(errno_error(errno, "cannot write into the folder '" + folder.string() + "'", operation));
+}
+
 }  // namespace dtr::train
 
 namespace {
@@ -35,6 +49,7 @@ namespace {
 using dtr::train::Options;
 using dtr::train::Summary;
 
+constexpr std::chrono::seconds kBegin = std::chrono::minutes(2);
 constexpr std::chrono::seconds kEnd = std::chrono::minutes(2);  ///< from the last step of a server to worker 0's test
 constexpr std::chrono::seconds kFarewell{3};
 
@@ -75,21 +90,31 @@ dtr::Result<void> run(dtr::Runtime& rt, const Options& options) {
   return options.json.empty() ? dtr::Result<void>{} : dtr::train::write_json(options.json, *summary);
 }
 
-/// A job ends well on every rank or on none: a server learns here that the workers could not read their data.
-dtr::Result<void> end_together(dtr::Runtime& rt, dtr::Result<void> mine, dtr::Deadline deadline) {
+/// Worker 0 writes the results, and all learn at the start whether it could: nobody trains for a folder that is not
+/// there.
+dtr::Result<void> check_results(const dtr::Runtime& rt, const Options& options) {
+  if (rt.worker_index() != 0 || options.json.empty()) return {};
+  return dtr::train::check_json(options.json);
+}
+
+/// A job begins and ends well on every rank or on none: a server learns here that the workers could not read their
+/// data.
+dtr::Result<void> all_well(dtr::Runtime& rt, std::string_view topic, dtr::Result<void> mine, dtr::Deadline deadline) {
   dtr::ByteWriter words;
   words.value(mine ? dtr::Errc::ok : mine.error().code).text(mine ? "" : mine.error().to_string());
-  const auto all = rt.allgather("dtr_train ends", words.view(), deadline);
+  const auto all = rt.allgather(topic, words.view(), deadline);
   const bool died = !all && all.error().code == dtr::Errc::peer_failed;
-  // A death is the cause of what else went wrong.
-  if (!mine && (!died || mine.error().code == dtr::Errc::peer_failed)) return mine;
+  // A death is the cause of what else went wrong; who left says itself why.
+  const bool left = !mine && all && mine.error().code == dtr::Errc::peer_left;
+  if (!mine && !left && (!died || mine.error().code == dtr::Errc::peer_failed)) return mine;
   if (!all) return dtr::fail(all.error());
   for (std::size_t rank = 0; rank < all->size(); ++rank) {
     dtr::ByteReader in((*all)[rank]);
     const auto code = in.value<dtr::Errc>();
-    if (code != dtr::Errc::ok) return dtr::fail(code, in.text(), "training", static_cast<int>(rank));
+    if (code == dtr::Errc::ok || (left && code == dtr::Errc::peer_left)) continue;
+    return dtr::fail(code, in.text(), "training", static_cast<int>(rank));
   }
-  return {};
+  return mine;
 }
 
 /// 0 or more; a range would let NaN pass.
@@ -120,7 +145,7 @@ int main(int argc, char** argv) {
   CLI::App app("Trains a 784-256-10 network on Fashion-MNIST: workers compute, servers sum");
   Options options;
   // A minus sign or a NaN is a mistake: without a check it would become a huge number, or a training of nothing.
-  const auto count = [&app](const char* name, std::uint64_t& value, const char* what) {
+  const auto count = [&app](const char* name, auto& value, const char* what) {
     constexpr std::uint64_t kMost = 1'000'000'000'000;
     return app.add_option(name, value, what)->check(CLI::Range(std::uint64_t{0}, kMost));
   };
@@ -137,7 +162,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--data", options.data, "folder of the idx files")->capture_default_str();
   app.add_option("--checkpoint-dir", options.checkpoint_dir, "folder for checkpoints (default: none)");
-  count("--checkpoint-every", options.checkpoint_every, "steps from one to the next; 0 = never")->capture_default_str();
+  count("--checkpoint-every", options.checkpoint_every, "steps from one to the next; 0 = never")
+      ->default_str("checkpoint.interval_steps of the configuration");
   app.add_flag("--resume", options.resume, "go on from the newest valid checkpoint");
   count("--max-steps", options.max_steps, "end after this step, counted from 0; 0 = no limit");
   app.add_option("--json", options.json, "file for the results");
@@ -148,11 +174,12 @@ int main(int argc, char** argv) {
     dtr::Runtime rt({.servers = options.servers});
     running = &rt;
     install_handler();
-    auto done = run(rt, options);
+    auto done = all_well(rt, "dtr_train begins", check_results(rt, options), kBegin);
+    if (done) done = run(rt, options);
     const bool failed = !done;
     // Who fails does not wait long for ranks that may hang.
     const dtr::Deadline farewell(failed ? kFarewell : kEnd);
-    done = end_together(rt, std::move(done), farewell);
+    done = all_well(rt, "dtr_train ends", std::move(done), farewell);
     const auto ended = failed ? rt.finalize(farewell) : rt.finalize();
     running = nullptr;
     if (!done) return rt.fail(done.error());

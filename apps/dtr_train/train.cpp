@@ -87,19 +87,10 @@ class Training {
       : rt_(rt),
         options_(options),
         workers_(value_or_throw(rt.worker_group())),
-        registry_(*workers_),
+        registry_(*workers_, RegistryOptions::from(rt.config())),
         parameters_(shape_.parameters()),
         velocity_(shape_.parameters()),
-        model_(shape_, std::max<std::size_t>(options.batch, 500)) {
-    if (!options.checkpoint_dir.empty()) {
-      checkpoints_.emplace(
-          *workers_,
-          CheckpointOptions{.path = options.checkpoint_dir,
-                            .keep_last_n = static_cast<std::uint64_t>(rt.config().integer("checkpoint.keep_last_n")),
-                            .save_timeout = rt.operation_timeout(),
-                            .close_timeout = rt.operation_timeout()});
-    }
-  }
+        model_(shape_, std::max<std::size_t>(options.batch, 500)) {}
 
   Result<Summary> run() {
     GradientExchange exchange(rt_, shape_.parameters());  // first: its end tells the servers that this worker ends
@@ -116,7 +107,21 @@ class Training {
   }
 
  private:
+  /// Without a folder there are none.
+  Result<void> open_checkpoints() {
+    if (options_.checkpoint_dir.empty()) return {};
+    auto how = CheckpointOptions::from(rt_.config());
+    if (!how) return fail(std::move(how.error()));
+    how->path = options_.checkpoint_dir;
+    how->interval_steps = options_.checkpoint_every.value_or(how->interval_steps);
+    how->save_timeout = rt_.operation_timeout();
+    how->close_timeout = rt_.operation_timeout();
+    checkpoints_.emplace(*workers_, std::move(*how));
+    return {};
+  }
+
   Result<void> prepare() {
+    if (auto opened = open_checkpoints(); !opened) return opened;
     initialize(shape_, options_.seed, parameters_);
     auto path = mnist_images_path(options_.data, MnistPart::train);
     if (!path) return fail(std::move(path.error()));
@@ -189,6 +194,12 @@ class Training {
     step_ = step->front();
     cursor_ = *where;
     say("resumed at step " + std::to_string(step_) + ", " + where->to_string());
+    if (options_.max_steps > 0 && step_ > options_.max_steps) {
+      say("that is beyond --max-steps " + std::to_string(options_.max_steps) +
+          ": nothing to train, the results are those of step " + std::to_string(step_));
+    } else if (limit_reached() || where->epoch >= options_.epochs) {
+      say("the training had come to its end: nothing to train");
+    }
     return {};
   }
 
@@ -202,7 +213,10 @@ class Training {
       if (!plan) return fail(std::move(plan.error()));
       cursor_.reset();
       if (!loader) {
-        loader.emplace(readers_, *plan, LoaderOptions{.batch = options_.batch, .depth = 4});
+        LoaderOptions how = LoaderOptions::from(rt_.config());
+        how.batch = options_.batch;
+        how.depth = 4;
+        loader.emplace(readers_, *plan, how);
       } else if (auto begun = loader->begin(*plan); !begun) {
         return begun;
       }
@@ -247,8 +261,7 @@ class Training {
     samples_ += images;
     report(epoch, exchange.loss() / static_cast<float>(images));
     summary_.finished = !exchange.somebody_stops();
-    const bool due = options_.checkpoint_every > 0 && step_ % options_.checkpoint_every == 0;
-    if (checkpoints_ && (due || !summary_.finished)) return save(loader);
+    if (checkpoints_ && (checkpoints_->due(step_) || !summary_.finished)) return save(loader);
     return {};
   }
 

@@ -154,13 +154,30 @@ TEST(OptionsTest, TheyComeFromTheConfiguration) {
     const auto config = Config::load({.overrides = std::move(pairs), .environment = ConfigPairs{}});
     return CheckpointOptions::from(config.value());
   };
-  const auto set = options({{"checkpoint.path", "/x"}, {"checkpoint.keep_last_n", "7"}, {"checkpoint.writers", "3"}});
+  const auto set = options({{"checkpoint.path", "/x"},
+                            {"checkpoint.keep_last_n", "7"},
+                            {"checkpoint.interval_steps", "20"},
+                            {"checkpoint.writers", "3"}});
   ASSERT_TRUE(set);
   EXPECT_EQ(set->path, "/x");
   EXPECT_EQ(set->keep_last_n, 7U);
   EXPECT_EQ(set->writers, 3);
   EXPECT_EQ(set->staging_bytes, 0U);
+  EXPECT_EQ(set->interval_steps, 20U);
   EXPECT_EQ(options({{"checkpoint.compression", "zstd"}}).error().code, Errc::unsupported);
+  EXPECT_EQ(options({{"storage.backend", "s3"}, {"storage.bucket", "b"}}).error().to_string(),
+            "checkpoint: unsupported: storage.backend = 's3': this version writes with 'local' only");
+}
+
+TEST(OptionsTest, AStepIsDueEveryIntervalAndNotAtTheStart) {
+  SoloGroup solo;
+  const CheckpointManager every_20(solo, {.path = "x", .interval_steps = 20});
+  std::vector<std::uint64_t> due;
+  for (std::uint64_t step = 0; step <= 45; ++step) {
+    if (every_20.due(step)) due.push_back(step);
+  }
+  EXPECT_EQ(due, (std::vector<std::uint64_t>{20, 40}));
+  EXPECT_FALSE(CheckpointManager(solo, {.path = "x", .interval_steps = 0}).due(1000)) << "0 = never";
 }
 
 TEST(BadInputTest, OptionsThatCannotWorkThrow) {

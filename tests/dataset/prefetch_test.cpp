@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "dataset/files.hpp"
+#include "dtr/base/config.hpp"
 #include "dtr/dataset/readers/hdf5.hpp"
 #include "support/test_support.hpp"
 
@@ -219,6 +220,102 @@ TEST(BatchLoaderTest, WithoutRandomAccessShardsAreReadWholeAndOnce) {
   BatchLoader small({reader}, plan, {.batch = 8, .shard_buffer_bytes = 20 * 8 - 1});
   EXPECT_EQ(drain(small), expected_rows(plan));
   EXPECT_GT(reader->reads, 100U) << "a shard beyond the limit is not buffered";
+}
+
+TEST(BatchLoaderTest, WholeShardsAreReadAheadAsOftenAsAskedAndNoFurther) {
+  for (const std::size_t ahead : {0U, 1U, 3U}) {
+    const auto reader = std::make_shared<Numbers>(400, 0, false);
+    const ShardPlan plan(set_of(400), 1, 0, 0);  // 20 shards of 20
+    BatchLoader loader({reader}, plan, {.batch = 5, .depth = 1, .prefetch_shards = ahead});
+    const auto settled = [&](std::uint64_t shards) {
+      const Deadline deadline = scaled(10s);
+      while (reader->reads < shards && !deadline.passed()) std::this_thread::sleep_for(1ms);
+      std::this_thread::sleep_for(20ms);  // time to do too much
+      return reader->reads.load();
+    };
+    EXPECT_EQ(settled(1 + ahead), 1 + ahead) << "the first two batches are of the first shard";
+    for (int batch = 0; batch < 4; ++batch) ASSERT_TRUE(loader.next(scaled(10s)));
+    EXPECT_EQ(settled(2 + ahead), 2 + ahead) << "the batch read ahead is of the second shard";
+    drain(loader);
+    EXPECT_EQ(reader->reads, 20U);
+    EXPECT_EQ(reader->samples_read, 400U);
+  }
+}
+
+TEST(BatchLoaderTest, ShardsReadAheadStayWithinTheBuffer) {
+  const auto reader = std::make_shared<Numbers>(400, 0, false);
+  BatchLoader loader({reader}, ShardPlan(set_of(400), 1, 0, 0),
+                     {.batch = 5, .depth = 1, .shard_buffer_bytes = 2 * 20 * 8, .prefetch_shards = 10});
+  const Deadline deadline = scaled(10s);
+  while (reader->reads < 2 && !deadline.passed()) std::this_thread::sleep_for(1ms);
+  std::this_thread::sleep_for(20ms);  // time to do too much
+  EXPECT_EQ(reader->reads, 2U);
+  EXPECT_EQ(drain(loader), expected_rows(ShardPlan(set_of(400), 1, 0, 0)));
+}
+
+TEST(BatchLoaderTest, OrderDoesNotDependOnShardsReadAhead) {
+  for (const ShardUnit unit : {ShardUnit::shard, ShardUnit::sample}) {
+    EpochCursor cursor{.epoch = 2};
+    for (int part = 0; part < 3; ++part) {  // the rest of an epoch has pieces of shards
+      const ShardPlan plan(set_of(1003, unit, TailPolicy::pad), 3 - part, 0, cursor);
+      for (const std::size_t ahead : {0U, 1U, 7U}) {
+        const auto whole = std::make_shared<Numbers>(1003, 0, false);
+        const auto quick = std::make_shared<Numbers>(1003, 1);
+        whole->slow = true;
+        BatchLoader loader({whole, quick}, plan, {.batch = 50, .prefetch_shards = ahead});
+        EXPECT_EQ(drain(loader), expected_rows(plan));
+        ASSERT_TRUE(loader.begin(plan, plan.size() / 2));
+        EXPECT_EQ(drain(loader), expected_rows(plan, plan.size() / 2));
+      }
+      cursor = plan.cursor_after(plan.size() / 3);
+    }
+  }
+}
+
+TEST(BatchLoaderTest, AShardThatCannotBeReadAheadFailsInItsPlace) {
+  const auto reader = std::make_shared<Numbers>(100, 0, false);
+  const ShardPlan plan(set_of(100), 1, 0, 0);
+  const std::uint64_t third = plan.range_at(45).shard_id * 20;
+  reader->fails_at = third;
+  BatchLoader loader({reader}, plan, {.batch = 20, .depth = 1});
+  for (int batch = 0; batch < 2; ++batch) ASSERT_TRUE(loader.next(scaled(10s))) << batch;
+  EXPECT_EQ(loader.next(scaled(10s)).error().to_string(), "read samples: io_error: sector gone");
+  reader->fails_at = ~std::uint64_t{0};
+  ASSERT_TRUE(loader.begin(plan, loader.position()));
+  EXPECT_EQ(drain(loader), expected_rows(plan, 40));
+}
+
+TEST(BatchLoaderTest, AnotherEpochUsesTheShardsThatAreInMemory) {
+  for (const std::size_t ahead : {0U, 2U}) {
+    const auto reader = std::make_shared<Numbers>(20, 0, false);  // one shard
+    BatchLoader loader({reader}, ShardPlan(set_of(20), 1, 0, 0), {.batch = 6, .prefetch_shards = ahead});
+    for (std::uint64_t epoch = 0; epoch < 5; ++epoch) {
+      const ShardPlan plan(set_of(20), 1, 0, epoch);
+      if (epoch > 0) {
+        ASSERT_TRUE(loader.begin(plan));
+      }
+      EXPECT_EQ(drain(loader), expected_rows(plan));
+    }
+    EXPECT_EQ(reader->reads, 1U);
+  }
+}
+
+TEST(BatchLoaderTest, StopsCleanlyWhileShardsAreReadAhead) {
+  const auto reader = std::make_shared<Numbers>(2000, 0, false);
+  reader->slow = true;
+  for (std::size_t i = 0; i < 30; ++i) {
+    BatchLoader loader({reader}, ShardPlan(set_of(2000), 1, 0, i), {.batch = 30, .prefetch_shards = i % 4});
+    for (std::size_t taken = 0; taken < i % 3; ++taken) EXPECT_TRUE(loader.next(scaled(10s)));
+    if (i % 5 == 0) {
+      EXPECT_TRUE(loader.begin(ShardPlan(set_of(2000), 1, 0, i + 1)));
+    }
+  }
+}
+
+TEST(LoaderOptionsTest, ShardsAheadComeFromTheConfiguration) {
+  EXPECT_EQ(LoaderOptions::from(Config()).prefetch_shards, 2U);
+  const auto config = Config::load({.overrides = {{"dataset.prefetch_shards", "7"}}, .environment = ConfigPairs{}});
+  EXPECT_EQ(LoaderOptions::from(config.value()).prefetch_shards, 7U);
 }
 
 TEST(BatchLoaderTest, Hdf5RowsArriveThroughTheShardBuffer) {

@@ -9,6 +9,8 @@
 #include <gtest/gtest.h>
 
 #include "dataset/files.hpp"
+#include "dtr/bootstrap/local.hpp"
+#include "dtr/runtime/runtime.hpp"
 #include "support/test_support.hpp"
 #include "support/thread_group.hpp"
 
@@ -72,6 +74,33 @@ TEST_F(RegistryTest, TheRankThatDiffersIsNamedWithFieldAndValues) {
   EXPECT_EQ(differing([](DatasetInfo& i) { i.tail = TailPolicy::pad; }), start + "tail 'pad', rank 0 has 'drop'");
   EXPECT_EQ(differing([](DatasetInfo& i) { i.format = "csv"; }), start + "format 'csv', rank 0 has 'idx'");
   EXPECT_EQ(differing([](DatasetInfo& i) { i.metadata = {{"a", "b"}}; }), start + "metadata 'a=b', rank 0 has ''");
+}
+
+TEST_F(RegistryTest, AShardSizeThatIsNotGivenComesFromTheConfigurationAndIsAgreedOn) {
+  DatasetInfo bare = info();
+  bare.shard_size.reset();
+  EXPECT_EQ(ShardPlan({.id = "set", .total_samples = 25000}, 1, 0, 0).shards(), 3U) << "10000 where nothing is said";
+
+  RuntimeOptions alone;
+  alone.bootstrap = std::move(local_bootstraps(1).front());
+  alone.config.overrides = {{"dataset.default_shard_size", "25"}};
+  Runtime rt(std::move(alone));
+  DatasetRegistry registry(rt);
+  ASSERT_TRUE(registry.register_dataset(bare, scaled(10s)));
+  EXPECT_EQ(registry.info("set").value().shard_size, 25U);
+  EXPECT_EQ(registry.shard("set", 0, 0).value().size(), 4U);
+  EXPECT_TRUE(registry.register_dataset(bare, scaled(10s))) << "again the same";
+
+  const auto groups = ThreadGroup::make(2);
+  DatasetRegistry other(*groups[1], {.default_shard_size = 0});
+  std::string theirs;
+  std::thread second([&] { theirs = other.register_dataset(bare, scaled(10s)).error().message; });
+  DatasetRegistry first(*groups[0], {.default_shard_size = 50});
+  const auto mine = first.register_dataset(bare, scaled(10s));
+  second.join();
+  ASSERT_FALSE(mine);
+  EXPECT_EQ(mine.error().message, theirs);
+  EXPECT_NE(theirs.find("shard_size '0', rank 0 has '50'"), std::string::npos) << theirs;
 }
 
 TEST_F(RegistryTest, RankZeroCanBeTheOneThatDiffers) {

@@ -54,6 +54,26 @@ TEST(RuntimeTest, ColocatedWithServersIsAnError) {
   EXPECT_EQ(Runtime::init(std::move(options)).error().code, Errc::invalid_argument);
 }
 
+TEST(RuntimeTest, TransfersHaveADeadlineThatGrowsWithTheirSizeUntilOneIsSet) {
+  const auto left = [](const Runtime& rt, std::uint64_t bytes) {
+    const auto now = Deadline::Clock::now();  // before: the deadline counts from a moment that is later
+    return std::chrono::duration<double>(rt.transfer_deadline(bytes).at() - now).count();
+  };
+  const double late = std::chrono::duration<double>(testing::scaled(10s)).count();
+  {
+    Runtime rt(alone());
+    EXPECT_GE(left(rt, 0), 30);
+    EXPECT_LT(left(rt, 0), 30 + late);
+    EXPECT_GE(left(rt, 100'000'000'000), 130);
+    EXPECT_LT(left(rt, 100'000'000'000), 130 + late);
+  }
+  RuntimeOptions options = alone();
+  options.config.overrides = {{"transfer.timeout_s", "500"}};
+  Runtime rt(std::move(options));
+  EXPECT_GE(left(rt, 100'000'000'000), 500) << "fixed once it is set";
+  EXPECT_LT(left(rt, 100'000'000'000), 500 + late);
+}
+
 TEST(RuntimeTest, ConfigErrorsComeThrough) {
   RuntimeOptions options = alone();
   options.config.overrides = {{"progress.spin", "1"}};

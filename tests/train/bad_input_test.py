@@ -127,6 +127,43 @@ def a_broken_newest_checkpoint_is_passed_over_by_name():
         check(result["parameter_digest"] == wanted["parameter_digest"], "not the digest of an undisturbed run")
 
 
+def checkpoints_come_as_often_as_the_configuration_says():
+    with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
+        arguments = ["--batch", 16, "--checkpoint-dir", folder]
+        train(PROGRAM, 3, *arguments, "--max-steps", 10, settings={"DTR_CHECKPOINT_INTERVAL_STEPS": 4})
+        check(saved_steps(folder) == [4, 8], f"steps {saved_steps(folder)} instead of 4 and 8")
+        settings = {"DTR_CHECKPOINT_INTERVAL_STEPS": 4, "DTR_CHECKPOINT_KEEP_LAST_N": 1}
+        train(PROGRAM, 3, *arguments, "--max-steps", 10, "--checkpoint-every", 5, settings=settings)
+        check(saved_steps(folder) == [10], f"steps {saved_steps(folder)} instead of 10")
+
+
+def a_checkpoint_setting_that_cannot_be_met_is_an_error_on_every_rank():
+    with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
+        words = "checkpoint.compression = 'zstd': this version writes with 'none' only"
+        expect_errors(3, ["--checkpoint-dir", folder], words, settings={"DTR_CHECKPOINT_COMPRESSION": "zstd"})
+
+
+def a_place_for_the_results_that_is_not_there_is_said_at_the_start():
+    with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
+        checkpoints = pathlib.Path(folder) / "steps"
+        arguments = ["--checkpoint-dir", checkpoints, "--checkpoint-every", 1]
+        expect_errors(3, [*arguments, "--json", folder + "/none/result.json"], folder + "/none'")
+        expect_errors(3, [*arguments, "--json", folder], "that is a folder; give it the name of a file")
+        check(not checkpoints.exists(), "it trained before it looked")
+
+
+def a_checkpoint_beyond_max_steps_is_said_and_reported_as_what_it_is():
+    with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
+        arguments = ["--batch", 16, "--checkpoint-dir", folder, "--checkpoint-every", 4, "--resume"]
+        first = train(PROGRAM, 3, *arguments, "--max-steps", 8)
+        result = train(PROGRAM, 3, *arguments, "--max-steps", 5)
+        check("beyond --max-steps 5" in result["log"], result["log"])
+        check(result["steps"] == 8, f"{result['steps']} steps")
+        check(result["parameter_digest"] == first["parameter_digest"], "not the parameters of step 8")
+        again = train(PROGRAM, 3, *arguments, "--max-steps", 8)
+        check("had come to its end" in again["log"] and again["steps"] == 8, again["log"])
+
+
 def a_wrong_setting_of_one_rank_is_an_error_on_every_rank():
     said = expect_errors(
         3, [], "progress.spin_us", rank_settings={1: {"DTR_PROGRESS_SPIN_US": "fast"}}
@@ -154,6 +191,10 @@ run_cases(
         checkpoints_of_another_job_are_an_error_with_and_without_resume,
         max_steps_counts_from_0_when_resuming,
         a_broken_newest_checkpoint_is_passed_over_by_name,
+        checkpoints_come_as_often_as_the_configuration_says,
+        a_checkpoint_setting_that_cannot_be_met_is_an_error_on_every_rank,
+        a_place_for_the_results_that_is_not_there_is_said_at_the_start,
+        a_checkpoint_beyond_max_steps_is_said_and_reported_as_what_it_is,
         a_wrong_setting_of_one_rank_is_an_error_on_every_rank,
         transports_that_do_not_meet_are_an_error_on_every_rank,
     ]

@@ -107,14 +107,14 @@ constexpr Setting kSettings[] = {
      .help = "Messages kept for a port that nobody has opened yet."},
 
     {.key = "transfer.timeout_s", .environment = "DTR_TRANSFER_TIMEOUT", .type = real, .unit = seconds, .initial = "30", .minimum = 0.001, .maximum = 86400,
-     .help = "Checked, and without effect yet. Deadline of a transfer batch for which the caller gives none; fixed once it is set.", .environment_aliases = "MC_TRANSFER_TIMEOUT"},
+     .help = "Deadline of one-sided transfers for which the caller gives none (Runtime::transfer_deadline). While it is not set, 1 s more for each GB.", .environment_aliases = "MC_TRANSFER_TIMEOUT"},
     {.key = "pushpull.slots", .type = integer, .initial = "2", .minimum = 1, .maximum = 64,
      .help = "Receive slots of each worker and key: pushes under way before the server releases the first."},
 
     {.key = "checkpoint.path", .type = text, .initial = "checkpoints",
      .help = "Folder that holds the steps, or the prefix in the bucket."},
     {.key = "checkpoint.interval_steps", .type = integer, .initial = "1000", .minimum = 1, .maximum = 1e12,
-     .help = "Checked, and without effect yet. Steps from one checkpoint to the next."},
+     .help = "Steps from one checkpoint to the next, for loops that ask CheckpointManager::due(), as dtr_train does without --checkpoint-every."},
     {.key = "checkpoint.keep_last_n", .type = integer, .initial = "5", .minimum = 1, .maximum = 1e6,
      .help = "Complete steps that are kept; older ones are deleted after a commit."},
     {.key = "checkpoint.compression", .type = choice, .initial = "none", .choices = "none gzip zstd",
@@ -125,15 +125,15 @@ constexpr Setting kSettings[] = {
      .help = "Threads of a rank that checksum, compress and write."},
 
     {.key = "dataset.default_shard_size", .type = integer, .initial = "10000", .minimum = 1, .maximum = 1e12,
-     .help = "Checked, and without effect yet. Samples in a shard where the dataset does not say."},
+     .help = "Samples in a shard where the description of a dataset does not say."},
     {.key = "dataset.prefetch_shards", .type = integer, .initial = "2", .minimum = 0, .maximum = 1024,
-     .help = "Checked, and without effect yet. Shards that are read ahead; 0 = none."},
+     .help = "Shards that a loader reads ahead where it reads whole shards (shuffled HDF5, CSV, folders of many files); 0 = none."},
 
     {.key = "storage.backend", .type = choice, .initial = "local", .choices = "local s3",
-     .help = "Where checkpoints are kept."},
-    {.key = "storage.bucket", .type = text, .help = "Checked, and without effect yet. s3: the bucket."},
-    {.key = "storage.region", .type = text, .help = "Checked, and without effect yet. s3: the region that requests are signed for."},
-    {.key = "storage.endpoint", .type = text, .help = "Checked, and without effect yet. s3: URL of the service; empty = the region's own."},
+     .help = "Where checkpoints are kept. `s3` is read, and an Error where a checkpoint is made: object storage belongs to a later version."},
+    {.key = "storage.bucket", .type = text, .help = "s3: the bucket. Not used while storage.backend is local, the only one of this version."},
+    {.key = "storage.region", .type = text, .help = "s3: the region that requests are signed for. Not used while storage.backend is local, the only one of this version."},
+    {.key = "storage.endpoint", .type = text, .help = "s3: URL of the service; empty = the region's own. Not used while storage.backend is local, the only one of this version."},
 
     {.key = "metrics.file", .environment = "DTR_METRICS", .type = text,
      .help = "File for metrics in Prometheus text; empty = none. `{rank}` is replaced, else the rank is put before the extension."},

@@ -54,6 +54,7 @@ Result<CheckpointOptions> CheckpointOptions::from(const Config& config) {
   CheckpointOptions options;
   options.path = config.text("checkpoint.path");
   options.keep_last_n = static_cast<std::uint64_t>(config.integer("checkpoint.keep_last_n"));
+  options.interval_steps = static_cast<std::uint64_t>(config.integer("checkpoint.interval_steps"));
   options.staging_bytes = static_cast<std::uint64_t>(config.integer("checkpoint.staging_bytes"));
   options.writers = static_cast<int>(config.integer("checkpoint.writers"));
   return options;
@@ -72,6 +73,9 @@ class CheckpointManager::Implementation {
 
   [[nodiscard]] Result<void> guard(const char* operation) const { return fork_guard_.check(operation); }
   [[nodiscard]] const checkpoint::Store& store() const noexcept { return store_; }
+  [[nodiscard]] bool due(std::uint64_t step) const noexcept {
+    return step > 0 && options_.interval_steps > 0 && step % options_.interval_steps == 0;
+  }
   [[nodiscard]] checkpoint::Judge verify_my_share(Deadline deadline) const;
 
  private:
@@ -243,6 +247,8 @@ CheckpointManager::~CheckpointManager() {
   // In a child of fork the threads are not there, and a mutex may be held by one of them: leave it all alone.
   if (!self_->guard("close")) static_cast<void>(self_.release());
 }
+
+bool CheckpointManager::due(std::uint64_t step) const noexcept { return self_->due(step); }
 
 Result<Ticket> CheckpointManager::save_async(std::uint64_t step, std::span<const TensorView> tensors) {
   if (auto here = self_->guard("save"); !here) return fail(here.error());

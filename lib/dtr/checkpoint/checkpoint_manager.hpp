@@ -41,6 +41,7 @@ struct CheckpointOptions {
   std::chrono::milliseconds staging_timeout = std::chrono::seconds(60);  ///< save_async: wait for staging memory
   std::chrono::milliseconds save_timeout = std::chrono::minutes(10);     ///< one save in the background
   std::chrono::milliseconds close_timeout = std::chrono::seconds(60);    ///< destructor: finish what is in flight
+  std::uint64_t interval_steps = 1000;                                   ///< what due() goes by; 0 = never
   /// Called on libdtr's threads, several at a time. Must not wait for a Ticket, and should return soon.
   std::function<void(const SaveProgress&)> progress{};
 
@@ -76,6 +77,10 @@ class CheckpointManager {
   /// timed_out, peer_failed...
   [[nodiscard]] Result<Ticket> save_async(std::uint64_t step, std::span<const TensorView> tensors);
   [[nodiscard]] Result<Ticket> save_async(std::uint64_t step, std::initializer_list<TensorView> tensors);
+
+  /// Whether the training loop should save at this step: every interval_steps, not at step 0. A manager saves whatever
+  /// it is told to.
+  [[nodiscard]] bool due(std::uint64_t step) const noexcept;
 
   /// save_async and wait.
   [[nodiscard]] Result<void> save(std::uint64_t step, std::span<const TensorView> tensors, Deadline deadline);

@@ -13,11 +13,16 @@ std::uint64_t epoch_key(std::string_view purpose, const DatasetInfo& info, std::
   return KeyHash(purpose).add(info.id).add(info.seed).add(epoch).value();
 }
 
+std::uint64_t shard_size_of(const DatasetInfo& info) {
+  const std::uint64_t wanted = info.shard_size.value_or(kDefaultShardSize);
+  return wanted == 0 ? info.total_samples : std::min(wanted, info.total_samples);
+}
+
 }  // namespace
 
 EpochOrder::EpochOrder(const DatasetInfo& info, std::uint64_t epoch)
     : samples_(info.total_samples),
-      shard_size_(info.shard_size == 0 ? samples_ : std::min(info.shard_size, samples_)),
+      shard_size_(shard_size_of(info)),
       shards_(samples_ / shard_size_ + (samples_ % shard_size_ != 0 ? 1 : 0)),
       missing_(samples_ % shard_size_ == 0 ? 0 : shard_size_ - samples_ % shard_size_),
       epoch_(epoch),

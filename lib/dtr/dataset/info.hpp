@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "dtr/base/error.hpp"
@@ -22,14 +23,18 @@ enum class TailPolicy {
   uneven,  ///< dealt as they are: every sample exactly once, counts differ by at most one
 };
 
+/// Samples a shard where nothing else is said, as dataset.default_shard_size has it.
+inline constexpr std::uint64_t kDefaultShardSize = 10000;
+
 /// Same on every rank. The order of an epoch is a function of id, seed, epoch, total_samples, shard_size and shuffle.
 struct DatasetInfo {
   std::string id{};                 ///< unique name; part of the key of the order
   std::string path{};               ///< a file, or a folder whose files are taken in the order of their names
   std::string format{};             ///< "idx", "hdf5", "csv"
   std::uint64_t total_samples = 0;  ///< 0: not known yet; the registry counts
-  std::uint64_t shard_size =
-      10000;             ///< samples a shard; 0: the whole set is one shard (best mixing, for sets in memory)
+  /// Samples a shard; 0: the whole set is one shard (best mixing, for sets in memory). Unset: what the registry takes,
+  /// kDefaultShardSize in a plan without one.
+  std::optional<std::uint64_t> shard_size{};
   bool shuffle = false;  ///< false: shards and samples in stored order
   std::uint64_t seed = 0;
   std::map<std::string, std::string> metadata{};  ///< for readers ("dataset" = path inside HDF5 files) and for users

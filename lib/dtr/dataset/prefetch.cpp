@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "dtr/base/config.hpp"
 #include "dtr/base/thread.hpp"
 #include "dtr/dataset/gather.hpp"
 
@@ -124,7 +125,7 @@ class BatchLoader::Machine {
       const ShardPlan plan = plan_;
       Slot& slot = slots_[filled_ % slots_.size()];
       lock.unlock();
-      auto done = fill_safely(slot, plan, row);
+      auto done = fill_safely(slot, plan, row, generation);
       lock.lock();
       if (generation != generation_) continue;
       if (done) {
@@ -136,10 +137,10 @@ class BatchLoader::Machine {
     }
   }
 
-  Result<void> fill_safely(Slot& slot, const ShardPlan& plan, std::uint64_t row) {
+  Result<void> fill_safely(Slot& slot, const ShardPlan& plan, std::uint64_t row, std::uint64_t generation) {
     const std::string operation = "load batches of '" + plan.info().id + "'";
     try {
-      return fill(slot, plan, row);
+      return fill(slot, plan, row, generation);
     } catch (const std::bad_alloc&) {
       return fail(Errc::resource_exhausted, "no memory for a batch or a shard", operation);
     } catch (const std::exception& exception) {
@@ -147,16 +148,15 @@ class BatchLoader::Machine {
     }
   }
 
-  Result<void> fill(Slot& slot, const ShardPlan& plan, std::uint64_t row) {
-    // Another epoch of the same set goes on with the shard that is in memory.
+  Result<void> fill(Slot& slot, const ShardPlan& plan, std::uint64_t row, std::uint64_t generation) {
     const std::pair layout{plan.shard_size(), plan.info().shuffle};
-    if (gathers_.empty() || gathered_layout_ != layout) {
-      gathers_.clear();
-      for (const ReaderPtr& reader : readers_) {
-        gathers_.emplace_back(reader, layout.first, layout.second, options_.shard_buffer_bytes);
-      }
+    if (!gather_ || gathered_layout_ != layout) {
+      gather_.emplace(readers_, layout.first, layout.second, options_.shard_buffer_bytes, options_.prefetch_shards);
       gathered_layout_ = layout;
     }
+    // Another epoch of the same set goes on with the shards that are in memory.
+    if (gathered_generation_ != generation) gather_->begin(plan, row);
+    gathered_generation_ = generation;
     const std::size_t rows = std::min(options_.batch, plan.size() - row);
     const std::size_t samples = row >= plan.samples() ? 0 : std::min<std::uint64_t>(rows, plan.samples() - row);
     slot.indices.assign(rows, kNoSample);
@@ -165,15 +165,16 @@ class BatchLoader::Machine {
       slot.indices[i] = plan.sample(row + i);
       slot.mask[i] = 1;
     }
-    for (std::size_t reader = 0; reader < gathers_.size(); ++reader) {
+    std::vector<std::span<std::byte>> filled(readers_.size());
+    for (std::size_t reader = 0; reader < readers_.size(); ++reader) {
       std::vector<std::byte>& bytes = slot.bytes[reader];
-      const std::size_t sample_bytes = gathers_[reader].reader().sample_bytes();
+      const std::size_t sample_bytes = readers_[reader]->sample_bytes();
       bytes.resize(rows * sample_bytes);
-      const auto filled = std::span(bytes).first(samples * sample_bytes);
-      if (auto done = gathers_[reader].read(std::span(slot.indices).first(samples), filled); !done) return done;
-      std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(filled.size()), bytes.end(), std::byte{0});
+      filled[reader] = std::span(bytes).first(samples * sample_bytes);
+      std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(filled[reader].size()), bytes.end(), std::byte{0});
       slot.fields[reader] = bytes;
     }
+    if (auto done = gather_->read(std::span(slot.indices).first(samples), filled); !done) return done;
     slot.batch = {.first_row = row,
                   .rows = rows,
                   .samples = samples,
@@ -192,16 +193,21 @@ class BatchLoader::Machine {
   std::uint64_t first_row_ = 0;
   std::uint64_t taken_ = 0;   // batches since begin() that next() gave out
   std::uint64_t filled_ = 0;  // batches since begin() that were read
-  std::uint64_t generation_ = 0;
+  std::uint64_t generation_ = 1;
   std::optional<Error> error_;
   bool stopping_ = false;
   std::vector<Slot> slots_;  // contents of a slot: the thread's before it is filled, the user's after
 
-  std::vector<dataset::Gather> gathers_;  // the thread's
+  std::optional<dataset::Gather> gather_;  // the thread's
   std::pair<std::uint64_t, bool> gathered_layout_{};
+  std::uint64_t gathered_generation_ = 0;
 
   Thread thread_;  // last: joined before what it uses goes
 };
+
+LoaderOptions LoaderOptions::from(const Config& config) {
+  return {.prefetch_shards = static_cast<std::size_t>(config.integer("dataset.prefetch_shards"))};
+}
 
 BatchLoader::BatchLoader(std::vector<ReaderPtr> readers, ShardPlan plan, LoaderOptions options) {
   value_or_throw(check_readers(readers, plan.info()));

@@ -15,12 +15,20 @@
 
 namespace dtr::inline v0 {
 
+class Config;
+
 struct LoaderOptions {
   std::uint64_t batch = 32;  ///< rows; the last batch of an epoch may have fewer
   std::size_t depth = 2;     ///< batches read ahead, at least 1
   /// Where a reader has no quick random access and the order is shuffled, whole shards are read and picked from, as
   /// long as a shard of one reader is no larger than this. Else samples are read one by one.
   std::size_t shard_buffer_bytes = std::size_t{256} << 20;
+  /// Whole shards that a thread of its own reads ahead of the one that is picked from, as many as fit into
+  /// shard_buffer_bytes together with that one; 0 = none.
+  std::size_t prefetch_shards = 2;
+
+  /// The row dataset.prefetch_shards of the configuration, the rest as above.
+  [[nodiscard]] static LoaderOptions from(const Config& config);
 };
 
 /// Some rows of a rank. Everything in it lives in the loader, until its next call of next(), begin() or its end.
@@ -41,8 +49,9 @@ struct SampleBatch {
 };
 
 /// Delivers the rows of a ShardPlan in their order, with the samples of several readers side by side (images, labels).
-/// What is delivered depends on plan and readers alone, never on timing. Memory: depth + 1 batches, and one shard a
-/// reader where shards are buffered. One thread at a time calls it; reading happens on one thread of its own.
+/// What is delivered depends on plan and readers alone, never on timing. Memory: depth + 1 batches, and where
+/// shards are buffered 1 + prefetch_shards of them a reader. One thread at a time calls it; reading happens on threads
+/// of its own: one, and one more where shards are read ahead.
 class BatchLoader {
  public:
   /// Begins to read at once. All readers have plan.info().total_samples samples. Throws Exception: invalid_argument

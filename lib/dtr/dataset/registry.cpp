@@ -3,8 +3,10 @@
 #include <algorithm>
 
 #include "dtr/base/bytes.hpp"
+#include "dtr/base/config.hpp"
 #include "dtr/dataset/agreement.hpp"
 #include "dtr/dataset/readers/open.hpp"
+#include "dtr/runtime/runtime.hpp"
 
 namespace dtr::inline v0 {
 
@@ -41,7 +43,7 @@ dataset::Fields fields_of(const DatasetInfo& info, const std::vector<std::string
           {"path", info.path},
           {"format", info.format},
           {"total_samples", std::to_string(info.total_samples)},
-          {"shard_size", std::to_string(info.shard_size)},
+          {"shard_size", std::to_string(info.shard_size.value_or(kDefaultShardSize))},
           {"shuffle", info.shuffle ? "true" : "false"},
           {"seed", std::to_string(info.seed)},
           {"unit", to_string(info.unit)},
@@ -80,8 +82,16 @@ Result<Bytes> counted(const DatasetInfo& info, const std::vector<std::string>& f
 
 }  // namespace
 
+RegistryOptions RegistryOptions::from(const Config& config) {
+  return {.default_shard_size = static_cast<std::uint64_t>(config.integer("dataset.default_shard_size"))};
+}
+
+DatasetRegistry::DatasetRegistry(Runtime& runtime)
+    : DatasetRegistry(runtime, RegistryOptions::from(runtime.config())) {}
+
 Result<void> DatasetRegistry::register_dataset(DatasetInfo info, Deadline deadline) {
   const std::string operation = "register dataset '" + info.id + "'";
+  if (!info.shard_size) info.shard_size = options_.default_shard_size;  // ranks of unlike configuration find out below
   Result<std::vector<std::string>> files = dataset_files(info.path);
   if (info.id.empty()) files = fail(Errc::invalid_argument, "the dataset has no id");
   const Result<dataset::Fields> fields = files.map([&](const auto& names) { return fields_of(info, names); });

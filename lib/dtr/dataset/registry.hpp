@@ -28,11 +28,24 @@ struct ShardAssignment {
   friend bool operator==(const ShardAssignment&, const ShardAssignment&) = default;
 };
 
+class Config;
+class Runtime;
+
+struct RegistryOptions {
+  std::uint64_t default_shard_size = kDefaultShardSize;  ///< for descriptions without one; 0: one shard; on all ranks
+
+  /// The row dataset.default_shard_size of the configuration.
+  [[nodiscard]] static RegistryOptions from(const Config& config);
+};
+
 /// Datasets by id, dealt to the ranks of `group`. Any thread; registrations in the same order on all ranks.
 class DatasetRegistry {
  public:
   /// `group` outlives the registry.
-  explicit DatasetRegistry(Group& group) : group_(group) {}
+  explicit DatasetRegistry(Group& group, RegistryOptions options = {}) : group_(group), options_(options) {}
+
+  /// All ranks, with what their configuration says.
+  explicit DatasetRegistry(Runtime& runtime);
 
   /// Collective. All ranks pass the same description and see the same files, or all get the same Error. Rank 0 counts
   /// what has to be counted, opening the files: total_samples when it is 0, the files of a folder always. Registering
@@ -50,7 +63,7 @@ class DatasetRegistry {
   [[nodiscard]] Result<ShardPlan> plan(const std::string& id, int rank, std::uint64_t epoch) const;
   [[nodiscard]] Result<ShardPlan> plan(const std::string& id, int rank, const EpochCursor& cursor) const;
 
-  /// The description, total_samples filled in. Error: not_found.
+  /// The description, total_samples and shard_size filled in. Error: not_found.
   [[nodiscard]] Result<DatasetInfo> info(const std::string& id) const;
 
   /// A reader over all files of the dataset. Errors: not_found, and those of open_dataset().
@@ -65,6 +78,7 @@ class DatasetRegistry {
   [[nodiscard]] Result<std::shared_ptr<const Entry>> find(const std::string& id) const;
 
   Group& group_;
+  RegistryOptions options_;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<const Entry>> entries_;
 };

@@ -206,7 +206,9 @@ Runtime::Runtime(Prepared prepared)
       workers_(size_ - prepared.servers),
       servers_(prepared.colocated ? size_ : prepared.servers),
       colocated_(prepared.colocated),
-      operation_timeout_(duration_cast<milliseconds>(config_.duration("timeout.operation_ms"))) {
+      operation_timeout_(duration_cast<milliseconds>(config_.duration("timeout.operation_ms"))),
+      transfer_timeout_(config_.duration("transfer.timeout_s")),
+      transfer_timeout_grows_(!config_.is_set("transfer.timeout_s")) {
   pool_ = std::make_shared<Pool>(*fabric_, static_cast<std::size_t>(config_.integer("memory.pool_bytes")),
                                  static_cast<std::size_t>(config_.integer("memory.pool_max_bytes")));
   if (const std::string& path = config_.text("metrics.file"); !path.empty()) {
@@ -238,6 +240,11 @@ int Runtime::server_index() const noexcept {
 Result<void> Runtime::check_peers() const {
   if (const auto failure = control_->first_failure()) return dtr::fail(*failure);
   return {};
+}
+
+Deadline Runtime::transfer_deadline(std::uint64_t bytes) const {
+  if (!transfer_timeout_grows_) return transfer_timeout_;
+  return transfer_timeout_ + std::chrono::duration<double>(static_cast<double>(bytes) * 1e-9);
 }
 
 Result<void> Runtime::barrier(BarrierOptions roles) {

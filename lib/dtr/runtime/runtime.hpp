@@ -115,6 +115,10 @@ class Runtime final : public Group {
   [[nodiscard]] Tracer* tracer() noexcept { return tracer_.get(); }  ///< null = off
   [[nodiscard]] std::chrono::milliseconds operation_timeout() const noexcept { return operation_timeout_; }
 
+  /// For one-sided transfers of `bytes` that begin now and have no deadline of their own: transfer.timeout_s, and while
+  /// that is not set 1 s more for each GB.
+  [[nodiscard]] Deadline transfer_deadline(std::uint64_t bytes) const;
+
   /// A port that is the same on every rank: each service kind has one, groups of it count up from there.
   /// Errors: already_exists, out_of_range.
   [[nodiscard]] Result<fabric::Port> service_port(std::string_view service, int group = 0) const;
@@ -152,6 +156,8 @@ class Runtime final : public Group {
   int servers_ = 0;
   bool colocated_ = false;
   std::chrono::milliseconds operation_timeout_{};
+  std::chrono::nanoseconds transfer_timeout_{};
+  bool transfer_timeout_grows_ = true;
   std::atomic<bool> stop_requested_{false};
   std::atomic<bool> finalized_{false};
 };
