@@ -28,8 +28,10 @@ namespace fabric {
 }
 
 /// Initiator's side: is the request well formed, inside both regions, and allowed by the key?
-/// Returns ok, invalid_argument, not_registered, out_of_range, permission_denied.
-[[nodiscard]] inline Errc check_request(const WorkRequest& request, std::uint64_t max_message) noexcept {
+/// `device_atomics`: the transport can have them executed by the NIC that is a region's atomic home.
+/// Returns ok, invalid_argument, not_registered, out_of_range, permission_denied, unsupported.
+[[nodiscard]] inline Errc check_request(const WorkRequest& request, std::uint64_t max_message,
+                                        bool device_atomics = false) noexcept {
   if (request.opcode == Opcode::flush) return Errc::ok;
   if (request.value > WorkRequest::kMaxValue) return Errc::invalid_argument;
   if (request.opcode == Opcode::send) {
@@ -45,9 +47,22 @@ namespace fabric {
   if (!allows(key.access, needed_access(request.opcode))) return Errc::permission_denied;
   if (request.is_atomic()) {
     if ((key.address + request.remote_offset) % 8 != 0) return Errc::invalid_argument;
-    if (key.atomic_home != AtomicHome::cpu || key.kind == MemoryKind::cuda) return Errc::unsupported;
+    const bool by_device = key.atomic_home == AtomicHome::device;
+    if (by_device ? !device_atomics : key.kind == MemoryKind::cuda) return Errc::unsupported;
   }
   return Errc::ok;
+}
+
+/// It is fenced behind a request of its own Completion that has failed.
+[[nodiscard]] inline bool is_in_vain(const WorkRequest& request) noexcept {
+  return (request.flags & WorkRequest::kFence) != 0 && request.completion != nullptr &&
+         !request.completion->status().ok();
+}
+
+/// An Errc as a peer sent it; what is no Errc is protocol_error.
+[[nodiscard]] constexpr Errc errc_from_wire(std::int64_t code) noexcept {
+  return code <= 0 && code >= static_cast<std::int64_t>(Errc::stale_handle) ? static_cast<Errc>(code)
+                                                                            : Errc::protocol_error;
 }
 
 /// Executes an atomic on an aligned word of host memory with the CPU; returns the old value.

@@ -27,12 +27,15 @@ class Completion {
 
   /// `requests` requests ended, all in the same way. After the last one this object may be gone.
   void finish(std::uint32_t requests, Status status) noexcept {
-    if (!status.ok()) {
-      std::uint64_t none = 0;
-      failure_.compare_exchange_strong(none, std::bit_cast<std::uint64_t>(status), std::memory_order_relaxed);
-    }
+    if (!status.ok()) note_failure(status);
     const Continuation then = then_;
     if (pending_.fetch_sub(requests, std::memory_order_acq_rel) == requests && then != nullptr) then(*this);
+  }
+
+  /// A request has failed, and will be finished with the same status once that can be told.
+  void note_failure(Status status) noexcept {
+    std::uint64_t none = 0;
+    failure_.compare_exchange_strong(none, std::bit_cast<std::uint64_t>(status), std::memory_order_relaxed);
   }
 
   [[nodiscard]] bool done() const noexcept { return pending_.load(std::memory_order_acquire) == 0; }

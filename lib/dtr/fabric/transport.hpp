@@ -53,6 +53,9 @@ class Channel {
   /// says so). Runs no continuation for a single request: the caller may hold a lock.
   [[nodiscard]] virtual PostResult post(std::span<const WorkRequest> requests, Deadline deadline) noexcept = 0;
 
+  /// True: post runs no continuation for several requests either.
+  [[nodiscard]] virtual bool posts_silently() const noexcept { return false; }
+
   /// Makes a peer's key usable in requests on this channel; the same key gives the same object, which lives as long
   /// as the channel. Checks nothing at the peer: a revoked or forged key is refused when it is used.
   [[nodiscard]] virtual Result<const RemoteRegion*> import(const RemoteKey& key) = 0;

@@ -59,29 +59,45 @@ int Fabric::Peer::drain_backlog() noexcept {
   const auto now = Deadline::Clock::now();
   moved += static_cast<int>(
       end_if([&](const Waiting& waiting) { return waiting.deadline.at() <= now; }, {.code = Errc::timed_out}));
+  Batch batch;
   while (true) {
-    WorkRequest ended;
-    Status status{};
+    PostResult result;
+    std::size_t ended = 0;  // of the front of the batch: those that have finished, then one that was refused
     {
       const std::lock_guard lock(mutex);
       if (backlog_.empty()) {
         has_backlog.store(false, std::memory_order_release);
         return moved;
       }
-      const Waiting& first = backlog_.front();
-      const PostResult result =
-          is_in_vain(first.request)
-              ? PostResult{.accepted = 0, .finished = 0, .status = {.code = Errc::cancelled}}
-              : channel.load(std::memory_order_acquire)->post(std::span(&first.request, 1), first.deadline);
-      if (result.accepted == 0 && result.status.code == Errc::again) return moved;
-      ended = first.request;
-      status = result.status;
-      if (result.accepted == 1 && result.finished == 0) ended.completion = nullptr;  // the channel tells it
-      backlog_.pop_front();
+      Channel* way = channel.load(std::memory_order_acquire);
+      const std::size_t count = gather(batch, way->posts_silently() ? kBatch : 1);
+      if (count > 0) {
+        result = way->post(std::span(batch).first(count), backlog_.front().deadline);
+      } else {
+        batch.front() = backlog_.front().request;
+        result.status.code = Errc::cancelled;
+      }
+      std::size_t gone = result.accepted;
+      ended = result.finished;
+      const bool refused = gone < std::max<std::size_t>(count, 1) && result.status.code != Errc::again;
+      if (refused) batch[ended++] = batch[gone++];  // those between are told by the channel
+      if (gone == 0) return moved;
+      backlog_.erase(backlog_.begin(), backlog_.begin() + static_cast<std::ptrdiff_t>(gone));
+      moved += static_cast<int>(gone);
     }
-    ++moved;
-    tell(ended, status);  // without the lock: a continuation may submit again
+    // Without the lock: a continuation may submit again.
+    for (std::size_t i = 0; i < ended; ++i) tell(batch[i], i < result.finished ? Status{} : result.status);
+    if (result.status.code == Errc::again) return moved;
   }
+}
+
+std::size_t Fabric::Peer::gather(Batch& batch, std::size_t most) const noexcept {
+  std::size_t count = 0;
+  for (auto waiting = backlog_.begin(); waiting != backlog_.end() && count < most; ++waiting) {
+    if (is_in_vain(waiting->request) || waiting->deadline.at() != backlog_.front().deadline.at()) break;
+    batch[count++] = waiting->request;
+  }
+  return count;
 }
 
 template <class Ends>

@@ -1,6 +1,7 @@
 // What a fabric knows of one peer, and the requests that wait for room on its channel. Internal to fabric/.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <memory>
@@ -10,16 +11,11 @@
 #include <string_view>
 #include <vector>
 
+#include "dtr/fabric/checks.hpp"
 #include "dtr/fabric/fabric.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric {
-
-/// It is fenced behind a request of its own Completion that has failed.
-[[nodiscard]] inline bool is_in_vain(const WorkRequest& request) noexcept {
-  return (request.flags & WorkRequest::kFence) != 0 && request.completion != nullptr &&
-         !request.completion->status().ok();
-}
 
 struct Fabric::Peer {
   explicit Peer(PeerId number) : id(number) {}
@@ -48,11 +44,17 @@ struct Fabric::Peer {
   std::uint32_t cancel_backlog(Completion& completion) noexcept;
 
  private:
+  /// So many are posted at once: transports chain what they are given.
+  static constexpr std::size_t kBatch = 64;
+  using Batch = std::array<WorkRequest, kBatch>;
+
   struct Waiting {
     WorkRequest request;
     Deadline deadline;
     std::vector<std::byte> payload;  ///< of a send; the caller's is gone by now
   };
+  /// Copies the first ones, as many as one post may take: none of them in vain, all with one deadline.
+  [[nodiscard]] std::size_t gather(Batch& batch, std::size_t most) const noexcept;
   template <class Ends>
   std::uint32_t end_if(Ends&& ends, Status status) noexcept;
 

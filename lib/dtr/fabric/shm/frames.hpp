@@ -5,6 +5,7 @@
 #include <cstring>
 #include <span>
 
+#include "dtr/fabric/checks.hpp"
 #include "dtr/fabric/work_request.hpp"
 #include "dtr/memory/region_table.hpp"
 
@@ -90,12 +91,6 @@ template <class Body>
   std::memcpy(&body, frame.data(), sizeof body);
   if (rest != nullptr) *rest = frame.subspan(sizeof body);
   return true;
-}
-
-/// An Errc as a peer sent it; what is no Errc is protocol_error.
-[[nodiscard]] constexpr Errc errc_from_wire(std::int64_t code) noexcept {
-  return code <= 0 && code >= static_cast<std::int64_t>(Errc::stale_handle) ? static_cast<Errc>(code)
-                                                                            : Errc::protocol_error;
 }
 
 }  // namespace fabric::shm

@@ -1,13 +1,11 @@
 // The Channel that the fabric holds: a handle to an Initiator, and the peer's regions.
 #pragma once
 
-#include <cstring>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 
+#include "dtr/fabric/remote_regions.hpp"
 #include "dtr/fabric/tcp/initiator.hpp"
 #include "dtr/fabric/transport.hpp"
 
@@ -22,15 +20,8 @@ class TcpChannel final : public Channel {
   [[nodiscard]] PostResult post(std::span<const WorkRequest> requests, Deadline deadline) noexcept override {
     return initiator_->post(requests, deadline);
   }
-  [[nodiscard]] Result<const RemoteRegion*> import(const RemoteKey& key) override {
-    const std::lock_guard lock(mutex_);
-    auto& region = regions_[key];
-    if (region == nullptr) {
-      region = std::make_unique<RemoteRegion>();
-      region->key = key;
-    }
-    return region.get();
-  }
+  [[nodiscard]] bool posts_silently() const noexcept override { return true; }
+  [[nodiscard]] Result<const RemoteRegion*> import(const RemoteKey& key) override { return regions_.get(key); }
   std::uint32_t cancel(Completion& completion) noexcept override { return initiator_->cancel(completion); }
   [[nodiscard]] bool quiesced() const noexcept override { return initiator_->quiesced(); }
   void reset() noexcept override { initiator_->reset(); }
@@ -41,13 +32,8 @@ class TcpChannel final : public Channel {
   [[nodiscard]] std::string explain(const Status& status) const override { return initiator_->explain(status); }
 
  private:
-  struct ByBytes {
-    bool operator()(const RemoteKey& a, const RemoteKey& b) const noexcept { return std::memcmp(&a, &b, sizeof a) < 0; }
-  };
-
   const std::shared_ptr<Initiator> initiator_;
-  std::mutex mutex_;
-  std::map<RemoteKey, std::unique_ptr<RemoteRegion>, ByBytes> regions_;
+  RemoteRegions regions_;
 };
 
 }  // namespace fabric::tcp

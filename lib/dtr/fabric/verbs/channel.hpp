@@ -1,13 +1,11 @@
 // The Channel that the fabric holds: a handle to a Link, and the peer's regions.
 #pragma once
 
-#include <cstring>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 
+#include "dtr/fabric/remote_regions.hpp"
 #include "dtr/fabric/verbs/link.hpp"
 
 namespace dtr::inline v0 {
@@ -21,15 +19,8 @@ class VerbsChannel final : public Channel {
   [[nodiscard]] PostResult post(std::span<const WorkRequest> requests, Deadline deadline) noexcept override {
     return link_->post(requests, deadline);
   }
-  [[nodiscard]] Result<const RemoteRegion*> import(const RemoteKey& key) override {
-    const std::lock_guard lock(mutex_);
-    auto& region = regions_[key];
-    if (region == nullptr) {
-      region = std::make_unique<RemoteRegion>();
-      region->key = key;
-    }
-    return region.get();
-  }
+  [[nodiscard]] bool posts_silently() const noexcept override { return true; }
+  [[nodiscard]] Result<const RemoteRegion*> import(const RemoteKey& key) override { return regions_.get(key); }
   std::uint32_t cancel(Completion& completion) noexcept override { return link_->cancel(completion); }
   [[nodiscard]] bool quiesced() const noexcept override { return link_->quiesced(); }
   void reset() noexcept override { link_->reset(); }
@@ -40,13 +31,8 @@ class VerbsChannel final : public Channel {
   [[nodiscard]] std::string explain(const Status& status) const override { return link_->explain(status); }
 
  private:
-  struct ByBytes {
-    bool operator()(const RemoteKey& a, const RemoteKey& b) const noexcept { return std::memcmp(&a, &b, sizeof a) < 0; }
-  };
-
   const std::shared_ptr<Link> link_;
-  std::mutex mutex_;
-  std::map<RemoteKey, std::unique_ptr<RemoteRegion>, ByBytes> regions_;
+  RemoteRegions regions_;
 };
 
 }  // namespace fabric::verbs

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include <sys/eventfd.h>
@@ -82,10 +82,10 @@ class Hub {
 
   /// How this process is reached now (GIDs change).
   [[nodiscard]] virtual Address own_address() const = 0;
-  /// The control connection to a peer, made on first use.
+  /// Over the control connection to the peer, which is made on first use.
   virtual void send_control(Link& link, std::vector<std::byte> message) noexcept = 0;
-  /// A peer cannot be reached or broke the protocol: final.
-  virtual void peer_down(Link& link, Errc code, const std::string& why) noexcept = 0;
+  /// This process gives a peer up, which cannot be reached or broke the protocol: final, and the peer is told.
+  virtual void give_up(Link& link, Errc code, std::string_view why) noexcept = 0;
 
   std::atomic<std::int64_t> next_call{kNever};
   std::atomic<bool> asleep{false};

@@ -1,10 +1,9 @@
-// The beginning and the end of a link.
+// A link as a whole: its channel, its look around, its words.
 #include "dtr/fabric/verbs/link.hpp"
 
 #include <algorithm>
 #include <exception>
-
-#include "dtr/base/log.hpp"
+#include <utility>
 
 namespace dtr::inline v0 {
 namespace fabric::verbs {
@@ -22,8 +21,9 @@ Link::~Link() = default;
 
 bool Link::attach(std::span<const std::byte> address, std::int64_t connect_deadline) {
   auto operations = std::make_unique<OperationRing>(hub_.options.queue_depth);
-  FixedQueue<std::uint64_t> held(hub_.options.queue_depth);
-  FixedQueue<std::uint64_t> late(hub_.options.queue_depth);
+  FixedQueue<std::uint64_t> held(2 * std::size_t{hub_.options.queue_depth});
+  FixedQueue<std::uint64_t> late(2 * std::size_t{hub_.options.queue_depth});
+  std::vector<std::byte> given(address.begin(), address.end());
   {
     const std::lock_guard lock(lock_);
     if (operations_ != nullptr) return false;
@@ -31,7 +31,7 @@ bool Link::attach(std::span<const std::byte> address, std::int64_t connect_deadl
     held_ = std::move(held);
     late_ = std::move(late);
     attach_deadline_ = connect_deadline;
-    given_address_.assign(address.begin(), address.end());
+    given_address_ = std::move(given);
     attached_.store(true, std::memory_order_release);
     if (end_code_ != Errc::ok) return true;  // it finds out
     if (open_rails_ > 0) state_.store(ChannelState::open, std::memory_order_release);
@@ -54,14 +54,12 @@ void Link::take_address() {
   introduce(std::move(*address), {});
 }
 
-void Link::look_again(std::int64_t when) noexcept { hub_.call_at(when); }
-
 int Link::drive(std::int64_t now) {
   next_time_ = kNever;
   if (over_) {
     // Only the queue pairs' ends are left.
     for (const auto& rail : rails_) {
-      if (rail->state == Rail::State::draining && rail->flushed < rail->ring.head() && now < rail->drain_until) {
+      if (rail->state == Rail::State::draining && !rail->at_rest(now)) {
         next_time_ = std::min(next_time_, now + 1'000'000);
       } else if (rail->state != Rail::State::idle) {
         bury(*rail);
@@ -69,19 +67,16 @@ int Link::drive(std::int64_t now) {
     }
     return 0;
   }
-  int handled = 0;
+  if (lost_words) give_up(Errc::resource_exhausted, "no memory for a control message");
   if (fence_wanted_.exchange(false, std::memory_order_acq_rel)) {
     peer_is_down(Errc::peer_failed, "this process has declared the peer failed");
-    return 1;
   }
-  if (attached_.load(std::memory_order_acquire)) take_address();
+  if (!over_ && attached_.load(std::memory_order_acquire)) take_address();
   if (over_) return 1;
-  if (hub_.pool.wants_to_grow()) {
-    if (auto grown = hub_.pool.grow(); !grown) DTR_LOG_WARN("verbs: ", grown.error().to_string());
-  }
   if (reset_wanted_.exchange(false, std::memory_order_acq_rel)) {
     for (const auto& rail : rails_) fault(*rail, 0, "reset by this process");
   }
+  int handled = 0;
   for (const auto& rail : rails_) handled += drive_rail(*rail, now);
   if (over_) return handled;
 
@@ -93,96 +88,49 @@ int Link::drive(std::int64_t now) {
     if (closing_ && end_code_ == Errc::ok && (operations_ == nullptr || operations_->empty())) closed = true;
   }
   endings.deliver();
-  if (closed) end_all(Errc::closed, "the channel was closed", false);
+  if (closed) end_all(Errc::closed, "the channel was closed");
   next_time_ = std::min(next_time_, expire(now));
-
-  if (state() == ChannelState::connecting && attached_.load(std::memory_order_acquire)) {
-    if (now >= attach_deadline_ || shortages_ >= kMostShortages) {
-      std::string why;
-      Errc code = Errc::unreachable;
-      {
-        const std::lock_guard words(words_mutex_);
-        why = "not connected before the deadline";
-        if (!shortage_.empty()) {
-          code = Errc::resource_exhausted;
-          why = shortage_;
-        } else if (rails_.empty()) {
-          why = "no pair of ports of the two ranks has addresses that reach each other";
-        } else if (!last_fault_.empty()) {
-          why += " (" + last_fault_ + ")";
-        }
-      }
-      end_all(code, why, true);
-    } else {
-      next_time_ = std::min(next_time_, attach_deadline_);
-    }
-  }
-  if (unreachable_since_ != kNever && open_rails_ == 0) {
-    const std::int64_t limit = unreachable_since_ + to_ns(hub_.options.failure_detect);
-    if (now >= limit) {
-      std::string why;
-      {
-        const std::lock_guard words(words_mutex_);
-        why = "no rail reaches it: " + last_fault_;
-      }
-      give_up(Errc::peer_failed, why);
-    } else {
-      next_time_ = std::min(next_time_, limit);
-    }
-  }
+  judge_connecting(now);
+  judge_reach(now);
   return handled;
 }
 
-void Link::bury(Rail& rail) noexcept {
-  rail.stop();
-  rail.drop(nic_of(rail));
-  const std::lock_guard lock(lock_);
-  if (rail.state == Rail::State::open) --open_rails_;
-  rail.state = Rail::State::idle;
-  while (!rail.ring.empty()) {
-    const Flight flight = rail.ring.at(rail.ring.done());
-    rail.ring.retire();
-    let_go(flight);
+void Link::judge_connecting(std::int64_t now) {
+  if (state() != ChannelState::connecting || !attached_.load(std::memory_order_acquire)) return;
+  if (now < attach_deadline_ && shortages_ < kMostShortages) {
+    next_time_ = std::min(next_time_, attach_deadline_);
+    return;
   }
-  drop_waiting();
-}
-
-void Link::drop_waiting() noexcept {
-  for (; !again_data_.empty(); again_data_.pop()) let_go(again_data_.front());
-  for (; !again_messages_.empty(); again_messages_.pop()) let_go(again_messages_.front());
-  if (operations_ != nullptr) operations_->drop_settled();
-}
-
-void Link::give_up(Errc code, const std::string& why) noexcept { hub_.peer_down(*this, code, why); }
-
-void Link::peer_is_down(Errc code, const std::string& why) noexcept {
-  if (over_) return;
-  over_ = true;
-  const std::int64_t now = now_ns();
-  for (const auto& rail : rails_) {
-    {
-      const std::lock_guard lock(lock_);
-      if (rail->state == Rail::State::open) --open_rails_;
-      if (rail->state == Rail::State::open || rail->state == Rail::State::ready) rail->state = Rail::State::draining;
-    }
-    rail->stop();
-    rail->drain_until = now + 1'000'000'000;
-  }
-  end_all(code, why, code == Errc::peer_failed || code == Errc::peer_left);
+  std::string why;
+  Errc code = Errc::unreachable;
   {
-    const std::lock_guard lock(lock_);
-    drop_waiting();
+    const std::lock_guard words(words_mutex_);
+    why = "not connected before the deadline";
+    if (!shortage_.empty()) {
+      code = Errc::resource_exhausted;
+      why = shortage_;
+    } else if (rails_.empty()) {
+      why = "no pair of ports of the two ranks has addresses that reach each other";
+    } else if (!last_fault_.empty()) {
+      why += " (" + last_fault_ + ")";
+    }
   }
-  look_again(0);
+  end_all(code, why);
 }
 
-void Link::shut_down() noexcept {
-  over_ = true;
-  shut_.store(true, std::memory_order_release);
-  end_all(Errc::closed, "the transport was closed", false);
-  for (const auto& rail : rails_) bury(*rail);
-  const std::lock_guard lock(lock_);
-  drop_waiting();
+void Link::judge_reach(std::int64_t now) {
+  if (unreachable_since_ == kNever || open_rails_ > 0) return;
+  const std::int64_t limit = unreachable_since_ + to_ns(hub_.options.failure_detect);
+  if (now < limit) {
+    next_time_ = std::min(next_time_, limit);
+    return;
+  }
+  std::string why;
+  {
+    const std::lock_guard words(words_mutex_);
+    why = "no rail reaches it: " + last_fault_;
+  }
+  give_up(Errc::peer_failed, why);
 }
 
 void Link::fence() noexcept {
@@ -207,11 +155,22 @@ void Link::close() noexcept {
 }
 
 void Link::abort(Errc code) noexcept {
-  end_all(code, "given up by this process", false);
+  end_all(code, "given up by this process");
   reset();  // what was under way must come to rest
 }
 
-void Link::detach() noexcept { end_all(Errc::closed, "the channel was destroyed", false); }
+void Link::detach() noexcept { end_all(Errc::closed, "the channel was destroyed"); }
+
+// --- words ---
+
+void Link::keep_words(std::string& place, std::string_view words) const noexcept {
+  const std::lock_guard lock(words_mutex_);
+  try {
+    place = words;
+  } catch (const std::exception&) {
+    place.clear();  // the code alone has to do
+  }
+}
 
 std::string Link::path() const {
   const std::lock_guard words(words_mutex_);
@@ -230,7 +189,7 @@ std::string Link::explain(const Status& status) const {
       if (!last_fault_.empty()) text += " (last fault: " + last_fault_ + ")";
       return text;
     case Errc::cancelled:
-      return "ended by this process";
+      return "ended by this process, or fenced behind a request that failed";
     case Errc::revoked:
       return "the target took the region back (remote access error)";
     case Errc::not_registered:

@@ -1,34 +1,48 @@
-// From completions to ends.
+// From the device's completions to the ends of requests.
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
-#include "dtr/base/log.hpp"
-#include "dtr/fabric/checks.hpp"
 #include "dtr/fabric/verbs/link.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric::verbs {
 
-// --- sent ---
+namespace {
+
+/// The request itself is at fault, not the way to the peer: it would fail again.
+bool is_about_the_request(ibv_wc_status status) noexcept {
+  switch (status) {
+    case IBV_WC_LOC_LEN_ERR:
+    case IBV_WC_LOC_PROT_ERR:
+    case IBV_WC_REM_ACCESS_ERR:
+    case IBV_WC_REM_INV_REQ_ERR:
+    case IBV_WC_REM_OP_ERR:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
 
 void Link::on_sent(Rail& rail, const ibv_wc& completion) noexcept {
   const bool good = completion.status == IBV_WC_SUCCESS;
-  // All before this one have ended well, and this one as the status says. What comes back from a queue pair in error
-  // stays where it is until both ends are known to be drained.
-  const bool first_error = !good && rail.state == Rail::State::open;
+  // All before this one have ended well, unless another has failed before. What comes back after that stays where it
+  // is until both ends are known to be drained.
+  const bool first_error = !good && !std::exchange(rail.errored, rail.errored || !good);
   const std::uint64_t until = completion.wr_id + (good ? 1 : 0);
   bool more = good || first_error;
   while (more) {
     Endings endings;
     {
       const std::lock_guard lock(lock_);
-      while (rail.ring.done() < until && rail.ring.done() < rail.ring.head() && endings.has_room()) {
+      while (rail.ring.done() < until && !rail.ring.empty() && endings.has_room()) {
         const Flight flight = rail.ring.at(rail.ring.done());
         rail.ring.retire();
         rail.bytes_under_way -= flight.bytes;
         landed(flight, endings);
       }
-      more = rail.ring.done() < until && rail.ring.done() < rail.ring.head();
+      more = rail.ring.done() < until && !rail.ring.empty();
       if (!more && good) pump(endings);
     }
     endings.deliver();
@@ -39,10 +53,7 @@ void Link::on_sent(Rail& rail, const ibv_wc& completion) noexcept {
     return;
   }
   if (!first_error) return;
-  if (completion.status == IBV_WC_REM_ACCESS_ERR || completion.status == IBV_WC_REM_INV_REQ_ERR ||
-      completion.status == IBV_WC_LOC_PROT_ERR || completion.status == IBV_WC_REM_OP_ERR) {
-    blame(rail, completion);
-  }
+  if (is_about_the_request(completion.status)) blame(rail, completion);
   fault(rail, completion.status, to_words(completion.status));
 }
 
@@ -50,50 +61,60 @@ void Link::blame(Rail& rail, const ibv_wc& completion) noexcept {
   Endings endings;
   {
     const std::lock_guard lock(lock_);
+    if (completion.wr_id < rail.ring.done() || completion.wr_id >= rail.ring.head()) return;
     Flight& flight = rail.ring.at(completion.wr_id);
-    if (flight.kind == Flight::Kind::nothing || flight.kind == Flight::Kind::result ||
-        flight.kind == Flight::Kind::credit) {
-      return;
-    }
+    if (!flight.is_of_request()) return;
     Operation& operation = operations_->by_number(flight.subject);
+    // It is not sent again, and the device is through with it.
+    if (flight.kind == Flight::Kind::request && std::exchange(operation.asking, false)) --asked_;
+    let_go(flight);
+    flight.kind = Flight::Kind::nothing;
+    if (operation.told) return;
     // The bounds and rights in the key were checked before: it is the key itself that the target does not know.
     const Errc code = completion.status == IBV_WC_LOC_PROT_ERR     ? Errc::not_registered
                       : completion.status == IBV_WC_REM_ACCESS_ERR ? Errc::revoked
                                                                    : Errc::device_error;
-    tell(operation, {.code = code, .quiesced = operation.flights == 1, .fenced = true, .cause = completion.status},
-         endings);
+    // Its other pieces, if there are any, may be on other rails.
+    const bool alone = operation.flights == 0;
+    tell(operation, {.code = code, .quiesced = alone, .fenced = alone, .cause = completion.status}, endings);
+    drop_told();
   }
   endings.deliver();
 }
 
 void Link::landed(const Flight& flight, Endings& endings) noexcept {
-  if (flight.kind == Flight::Kind::result) return result_buffers_.push_back(flight.subject);  // room was reserved
-  if (flight.kind == Flight::Kind::credit) return hub_.pool.give(flight.subject);
-  if (flight.kind == Flight::Kind::nothing) return;
+  if (!flight.is_of_request()) return let_go(flight);
   Operation& operation = operations_->by_number(flight.subject);
   --operation.flights;
-  if (operation.flights == 0 && operation.posted && !operation.told && !operation.asking) {
-    if (operation.notify_late) {
-      const auto behind = static_cast<std::uint32_t>(flight.subject - static_cast<std::uint32_t>(operations_->tail()));
-      late_.push(operations_->tail() + behind);
-      return;
-    }
-    return tell(operation, {}, endings);
+  if (operation.told) return settle(operation);
+  if (operation.flights > 0 || !operation.posted || operation.asking) return;
+  if (operation.notify_late) {
+    const auto behind = static_cast<std::uint32_t>(flight.subject - static_cast<std::uint32_t>(operations_->tail()));
+    return queue(late_, operations_->tail() + behind);
   }
-  if (operation.told) settle(operation);
+  tell(operation, {}, endings);
 }
 
 void Link::let_go(const Flight& flight) noexcept {
-  if (flight.kind == Flight::Kind::result) return result_buffers_.push_back(flight.subject);
-  if (flight.kind == Flight::Kind::credit) return hub_.pool.give(flight.subject);
-  if (flight.kind == Flight::Kind::nothing) return;
-  Operation& operation = operations_->by_number(flight.subject);
-  --operation.flights;
-  if (operation.told) settle(operation);
+  switch (flight.kind) {
+    case Flight::Kind::nothing:
+      return;
+    case Flight::Kind::result:
+    case Flight::Kind::credit:
+      return reserve_.push_back(flight.subject);  // room was made with the reserve
+    default: {
+      Operation& operation = operations_->by_number(flight.subject);
+      --operation.flights;
+      if (operation.told) settle(operation);
+    }
+  }
 }
 
 void Link::tell(Operation& operation, Status status, Endings& endings) noexcept {
   operation.told = true;
+  if (!status.ok() && operation.request.completion != nullptr) {
+    operation.request.completion->note_failure(status);  // before anything that is fenced behind it can start
+  }
   endings.add(operation.request.completion, status);
   if (operation.flights > 0) {
     operation.lingers = true;
@@ -106,213 +127,13 @@ void Link::settle(Operation& operation) noexcept {
   if (operation.flights > 0) return;
   if (std::exchange(operation.lingers, false)) lingering_.fetch_sub(1, std::memory_order_release);
   if (operation.buffer != MessagePool::kNone && !operation.asking) {
-    hub_.pool.give(std::exchange(operation.buffer, MessagePool::kNone));
+    give_back(std::exchange(operation.buffer, MessagePool::kNone));
   }
   if (std::exchange(operation.holds, false)) operation.request.local->end_use();
 }
 
-// --- received ---
-
-void Link::on_received(Rail& rail, const ibv_wc& completion, std::span<const std::byte> bytes) noexcept {
-  if (completion.status != IBV_WC_SUCCESS) return;  // the queue pair's end shows elsewhere
-  if (rail.state == Rail::State::idle || rail.state == Rail::State::drained) return;  // counted as lost: it comes again
-  ++rail.received;
-  bool spent = false;
-  if (completion.opcode == IBV_WC_RECV_RDMA_WITH_IMM) {
-    spent = true;
-    hub_.context.receiver.on_notify(peer_, static_cast<Port>(completion.imm_data >> 24),
-                                    completion.imm_data & WorkRequest::kMaxValue);
-  } else {
-    MessageHeader header;
-    if (bytes.size() < sizeof header) return give_up(Errc::protocol_error, "a message without a header");
-    std::memcpy(&header, bytes.data(), sizeof header);
-    const auto rest = bytes.subspan(sizeof header);
-    {
-      const std::lock_guard lock(lock_);
-      rail.peer_consumed +=
-          static_cast<std::uint32_t>(header.consumed - static_cast<std::uint32_t>(rail.peer_consumed));
-      if (rail.peer_consumed > rail.spent) rail.peer_consumed = rail.spent;
-    }
-    switch (header.type) {
-      case MessageType::message:
-        spent = true;
-        hub_.context.receiver.on_message(peer_, header.port, rest);
-        break;
-      case MessageType::atomic: {
-        spent = true;
-        AtomicBody body;
-        if (rest.size() != sizeof body) return give_up(Errc::protocol_error, "an atomic of wrong length");
-        std::memcpy(&body, rest.data(), sizeof body);
-        answer(body);
-        break;
-      }
-      case MessageType::result: {
-        ResultBody body;
-        if (rest.size() != sizeof body) return give_up(Errc::protocol_error, "a result of wrong length");
-        std::memcpy(&body, rest.data(), sizeof body);
-        take_result(body);
-        break;
-      }
-      case MessageType::credit:
-        break;
-      default:
-        return give_up(Errc::protocol_error, "a message of unknown type");
-    }
-  }
-  Endings endings;
-  {
-    const std::lock_guard lock(lock_);
-    if (spent) ++rail.consumed;
-    pump(endings);
-  }
-  endings.deliver();
-}
-
-void Link::answer(const AtomicBody& body) noexcept {
-  ResultBody result{.operation = body.operation};
-  {
-    RegionTable::Use use;
-    Errc code = hub_.context.regions.acquire({.slot = body.slot,
-                                              .generation = body.generation,
-                                              .secret = body.secret,
-                                              .offset = body.offset,
-                                              .length = sizeof(std::uint64_t),
-                                              .access = Access::atomic},
-                                             use);
-    if (code == Errc::ok && reinterpret_cast<std::uintptr_t>(use.data()) % 8 != 0) code = Errc::invalid_argument;
-    if (code == Errc::ok) {
-      const Opcode opcode = body.is_swap != 0 ? Opcode::compare_swap : Opcode::fetch_add;
-      result.value = execute_atomic(opcode, use.data(), body.operand, body.compare);
-    }
-    result.code = static_cast<std::int32_t>(code);
-  }
-  bool room = false;
-  {
-    const std::lock_guard lock(lock_);
-    room = results_.size() < kResults;  // an asker has no more of them open
-    if (room) results_.push(result);
-  }
-  if (!room) give_up(Errc::protocol_error, "more open atomics than agreed");
-}
-
-void Link::take_result(const ResultBody& body) noexcept {
-  Endings endings;
-  {
-    const std::lock_guard lock(lock_);
-    if (operations_ == nullptr || !operations_->knows(body.operation)) return;
-    Operation& operation = operations_->by_number(body.operation);
-    if (!operation.asking) return;
-    operation.asking = false;
-    --asked_;
-    if (operation.told) {
-      settle(operation);
-    } else {
-      const Errc code = errc_from_wire(body.code);
-      if (code == Errc::ok) {
-        std::memcpy(operation.request.local->data() + operation.request.local_offset, &body.value, sizeof body.value);
-      }
-      tell(operation, {.code = code}, endings);
-    }
-  }
-  endings.deliver();
-}
-
-// --- ends that the peer has no part in ---
-
-template <class Which>
-std::uint32_t Link::end_some(Errc code, Which&& which) noexcept {
-  std::uint32_t ended = 0;
-  bool more = true;
-  std::uint64_t position = 0;
-  while (more) {
-    Endings endings;
-    more = false;
-    {
-      const std::lock_guard lock(lock_);
-      if (operations_ == nullptr) return 0;
-      for (position = std::max(position, operations_->first_untold()); position < operations_->head(); ++position) {
-        Operation& operation = operations_->at(position);
-        if (operation.told || !which(operation)) continue;
-        if (!endings.has_room()) {
-          more = true;
-          break;
-        }
-        // A result is dropped from now on, so an atomic at the target's CPU touches nothing of ours any more.
-        tell(operation, {.code = code, .quiesced = operation.flights == 0, .fenced = !operation.touched}, endings);
-        ++ended;
-      }
-      operations_->drop_settled();
-    }
-    endings.deliver();
-  }
-  return ended;
-}
-
-std::uint32_t Link::cancel(Completion& completion) noexcept {
-  return end_some(Errc::cancelled,
-                  [&](const Operation& operation) { return operation.request.completion == &completion; });
-}
-
-std::int64_t Link::expire(std::int64_t now) noexcept {
-  {
-    const std::lock_guard lock(lock_);
-    if (now < earliest_) return earliest_;
-  }
-  end_some(Errc::timed_out, [&](const Operation& operation) { return operation.deadline <= now; });
-  const std::lock_guard lock(lock_);
-  earliest_ = kNever;
-  if (operations_ == nullptr) return kNever;
-  for (std::uint64_t position = operations_->first_untold(); position != operations_->head(); ++position) {
-    const Operation& operation = operations_->at(position);
-    if (!operation.told) earliest_ = std::min(earliest_, operation.deadline);
-  }
-  return earliest_;
-}
-
-void Link::end_atomics() noexcept {
-  // Nobody knows whether the target executed them.
-  end_some(Errc::cancelled,
-           [](const Operation& operation) { return operation.request.is_atomic() && operation.touched; });
-}
-
-void Link::end_all(Errc code, const std::string& why, bool target_gone) noexcept {
-  {
-    const std::lock_guard words(words_mutex_);
-    if (why_.empty()) why_ = why;
-  }
-  {
-    const std::lock_guard lock(lock_);
-    if (end_code_ == Errc::ok) end_code_ = code;
-  }
-  bool more = true;
-  while (more) {
-    Endings endings;
-    {
-      const std::lock_guard lock(lock_);
-      more = false;
-      if (operations_ == nullptr) break;
-      for (std::uint64_t at = operations_->first_untold(); at != operations_->head(); ++at) {
-        Operation& operation = operations_->at(at);
-        if (operation.told) continue;
-        if (!endings.has_room()) {
-          more = true;
-          break;
-        }
-        tell(operation, {.code = code, .quiesced = operation.flights == 0, .fenced = target_gone || !operation.touched},
-             endings);
-      }
-      // Nobody will send these results any more.
-      for (std::uint64_t at = operations_->tail(); at != operations_->head(); ++at) {
-        Operation& operation = operations_->at(at);
-        if (!operation.told || !std::exchange(operation.asking, false)) continue;
-        --asked_;
-        settle(operation);
-      }
-      operations_->drop_settled();
-    }
-    endings.deliver();
-  }
-  state_.store(code == Errc::closed ? ChannelState::closed : ChannelState::failed, std::memory_order_release);
+void Link::give_back(std::uint32_t buffer) noexcept {
+  if (hub_.pool.give(buffer)) hub_.call_at(0);  // other links too may have waited for it
 }
 
 }  // namespace fabric::verbs

@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <exception>
+#include <limits>
 #include <mutex>
+#include <utility>
 
+#include "dtr/base/log.hpp"
 #include "dtr/fabric/verbs/limits.hpp"
 
 namespace dtr::inline v0 {
@@ -20,7 +24,7 @@ MessagePool::MessagePool(const std::vector<std::unique_ptr<Nic>>& nics, std::siz
 std::uint32_t MessagePool::take() noexcept {
   const std::lock_guard lock(lock_);
   if (free_.empty()) {
-    hungry_.store(true, std::memory_order_relaxed);
+    short_ = true;
     return kNone;
   }
   const std::uint32_t number = free_.back();
@@ -28,19 +32,35 @@ std::uint32_t MessagePool::take() noexcept {
   return number;
 }
 
-void MessagePool::give(std::uint32_t number) noexcept {
+bool MessagePool::give(std::uint32_t number) noexcept {
   const std::lock_guard lock(lock_);
   free_.push_back(number);  // room was reserved with the buffer
+  return std::exchange(short_, false);
 }
 
-bool MessagePool::has_free() noexcept {
-  const std::lock_guard lock(lock_);
-  return !free_.empty();
+std::int64_t MessagePool::relieve(std::int64_t now_ns) noexcept {
+  constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+  constexpr std::int64_t kPause = 100'000'000;  // the limit that refused more does not go away at once
+  {
+    const std::lock_guard lock(lock_);
+    if (!short_ || chunks_.size() == most_chunks_) return kNever;
+  }
+  if (now_ns < retry_at_) return retry_at_;
+  try {
+    const auto grown = grow();
+    if (grown) return kNever;
+    DTR_LOG_WARN("verbs: ", grown.error().to_string());
+  } catch (const std::exception&) {  // no memory: as for any other limit
+  }
+  may_grow_.store(false, std::memory_order_relaxed);
+  retry_at_ = now_ns + kPause;
+  return retry_at_;
 }
 
 Result<void> MessagePool::grow() {
-  hungry_.store(false, std::memory_order_relaxed);
-  if (chunks_.size() == most_chunks_) return {};  // what is out comes back
+  if (chunks_.size() == most_chunks_) {
+    return fail(Errc::resource_exhausted, "no buffers for messages are left (verbs.message_pool_bytes)", "send");
+  }
   Chunk chunk;
   chunk.memory = std::make_unique<std::byte[]>(kPerChunk * bytes_);
   for (std::size_t i = 0; i < nics_.size(); ++i) {
@@ -58,6 +78,8 @@ Result<void> MessagePool::grow() {
   free_.reserve(first + kPerChunk);
   chunks_.push_back(std::move(chunk));
   for (std::uint32_t i = 0; i < kPerChunk; ++i) free_.push_back(first + i);
+  short_ = false;
+  may_grow_.store(chunks_.size() < most_chunks_, std::memory_order_relaxed);
   return {};
 }
 

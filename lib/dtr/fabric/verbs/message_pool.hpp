@@ -13,16 +13,17 @@
 namespace dtr::inline v0 {
 namespace fabric::verbs {
 
-/// take, give and the look-ups: any thread. grow: progress thread.
+/// take, give and the look-ups: any thread. grow and relieve: progress thread.
 class MessagePool {
  public:
   static constexpr std::uint32_t kNone = 0xFFFFFFFF;
 
   MessagePool(const std::vector<std::unique_ptr<Nic>>& nics, std::size_t message_bytes, std::size_t most_bytes);
 
-  /// A free buffer, or kNone: progress will grow the pool, if it may.
+  /// A free buffer, or kNone: a shortage, which ends when the pool grows or a buffer comes back.
   [[nodiscard]] std::uint32_t take() noexcept;
-  void give(std::uint32_t number) noexcept;
+  /// True: somebody found none before; all links are to look again.
+  [[nodiscard]] bool give(std::uint32_t number) noexcept;
 
   [[nodiscard]] std::byte* data(std::uint32_t number) const noexcept {
     return chunks_[number / kPerChunk].memory.get() + (number % kPerChunk) * bytes_;
@@ -30,11 +31,12 @@ class MessagePool {
   [[nodiscard]] std::uint32_t local_key(std::uint32_t number, std::size_t nic) const noexcept {
     return chunks_[number / kPerChunk].mrs[nic]->lkey;
   }
-  [[nodiscard]] std::size_t message_bytes() const noexcept { return bytes_; }
 
-  [[nodiscard]] bool wants_to_grow() const noexcept { return hungry_.load(std::memory_order_relaxed); }
-  [[nodiscard]] bool has_free() noexcept;
-  /// Errors: resource_exhausted.
+  /// Whether relieve() may end a shortage now. False: somebody has to give a buffer back first.
+  [[nodiscard]] bool may_grow() const noexcept { return may_grow_.load(std::memory_order_relaxed); }
+  /// Grows the pool if there is a shortage. Returns when it wants to try again; the highest value = never.
+  std::int64_t relieve(std::int64_t now_ns) noexcept;
+  /// Errors: resource_exhausted (a limit of the device, or verbs.message_pool_bytes).
   [[nodiscard]] Result<void> grow();
 
  private:
@@ -50,7 +52,9 @@ class MessagePool {
   std::vector<Chunk> chunks_;  ///< reserved at the start: an entry never moves
   SpinLock lock_;
   std::vector<std::uint32_t> free_;
-  std::atomic<bool> hungry_{false};
+  bool short_ = false;  ///< somebody wants a buffer; with lock_
+  std::atomic<bool> may_grow_{true};
+  std::int64_t retry_at_ = 0;
 };
 
 }  // namespace fabric::verbs

@@ -5,6 +5,9 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <exception>
+#include <new>
+#include <utility>
 
 #include <fcntl.h>
 #include <ifaddrs.h>
@@ -24,11 +27,18 @@ constexpr std::uint32_t kQueueEntries = 8192;  ///< of one completion queue, if 
 constexpr std::uint32_t kReceiveQueue = 16384;
 constexpr std::uint32_t kBuffersPerChunk = 64;
 constexpr std::size_t kMailboxBytes = 64;
-constexpr std::uint32_t kMaxGids = 1024;  ///< no table is longer; ends the search where a driver never says so
+constexpr std::uint32_t kMaxGids = 256;  ///< an address handle counts its entries with one byte
 
 void make_nonblocking(int fd) noexcept {
   ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
   ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+void log_event(const std::string& device, ibv_event_type event) noexcept {
+  try {
+    DTR_LOG_INFO("verbs: ", device, ": ", to_words(event));
+  } catch (const std::exception&) {  // a line less
+  }
 }
 
 /// Length of the subnet's prefix that an interface of this host gives the address, in the GID's bits; 0 = unknown.
@@ -130,22 +140,25 @@ Result<void> Nic::set_up(ibv_device* device, std::uint8_t port) {
 
 void Nic::read_gids() {
   ifaddrs* interfaces = nullptr;
-  static_cast<void>(::getifaddrs(&interfaces));
-  address_.offer.gids.clear();
+  if (::getifaddrs(&interfaces) != 0) interfaces = nullptr;
+  const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owner(interfaces, [](ifaddrs* list) {
+    if (list != nullptr) ::freeifaddrs(list);
+  });
+  std::vector<GidEntry> gids;
   ibv_gid_entry entry{};
   for (std::uint32_t index = 0; index < kMaxGids; ++index) {
     const int error = api_.query_gid(context_.get(), port_, index, &entry);
     if (error == ENODATA) continue;  // a hole in the table
-    if (error != 0 || address_.offer.gids.size() == 256) break;
+    if (error != 0) break;
     GidEntry found;
     std::memcpy(found.gid.data(), entry.gid.raw, found.gid.size());
     found.index = index;
     found.routable_roce = entry.gid_type == IBV_GID_TYPE_ROCE_V2 ? 1 : 0;
     if (is_empty(found.gid) || (address_.offer.ethernet && found.routable_roce == 0)) continue;
     found.prefix_bits = prefix_of(found.gid, interfaces);
-    address_.offer.gids.push_back(found);
+    gids.push_back(found);
   }
-  ::freeifaddrs(interfaces);
+  address_.offer.gids = std::move(gids);
 }
 
 Result<std::size_t> Nic::promise(std::uint32_t entries) {
@@ -198,9 +211,10 @@ Result<void> Nic::keep_receives(std::uint32_t wanted) {
     chunks_.push_back(std::move(chunk));
     for (std::uint32_t i = kBuffersPerChunk; i-- > 0;) idle_buffers_.push_back(first + i);
   }
-  wanted_ = wanted;
+  const std::uint32_t before = std::exchange(wanted_, wanted);
   post_receives();
   if (posted_ < wanted_) {
+    wanted_ = before;
     return fail(device_refusal(ENOMEM, std::to_string(wanted) + " receives",
                                "max_srq_wr " + std::to_string(srq_capacity_), name(), "connect"));
   }
@@ -224,7 +238,8 @@ void Nic::post_receives() noexcept {
     }
     ibv_recv_wr* bad = nullptr;
     const int error = api_.post_srq_recv(srq_.get(), requests.data(), &bad);
-    const std::size_t done = error == 0 ? count : static_cast<std::size_t>(bad - requests.data());
+    const std::size_t taken = bad == nullptr ? 0 : static_cast<std::size_t>(bad - requests.data());
+    const std::size_t done = error == 0 ? count : taken;
     idle_buffers_.resize(idle_buffers_.size() - done);
     posted_ += static_cast<std::uint32_t>(done);
     if (error != 0) return;
@@ -275,7 +290,12 @@ Result<QueuePair> Nic::make_queue_pair(CompletionSink& sink, std::uint32_t sends
     return give_up(device_refusal(error, "to initialise a queue pair", "none known", name(), "connect"));
   }
   *max_inline = wanted.cap.max_inline_data;
-  members_[made->qp_num] = member;
+  try {
+    members_[made->qp_num] = member;
+  } catch (const std::bad_alloc&) {
+    wanted_ -= receives;
+    return give_up({.code = Errc::resource_exhausted, .message = "no memory for a queue pair", .operation = "connect"});
+  }
   return queue_pair;
 }
 
@@ -298,6 +318,7 @@ int Nic::poll(int budget) noexcept {
   constexpr int kBatch = 32;
   std::array<ibv_wc, kBatch> completions;
   int handled = 0;
+  if (posted_ < wanted_) post_receives();  // what the device refused before
   for (std::size_t i = 0; i < queues_.size(); ++i) {
     int got = 0;
     do {
@@ -342,39 +363,82 @@ void Nic::clear_events() noexcept {
   }
 }
 
-Nic::Change Nic::take_events() noexcept {
-  Change change;
-  ibv_async_event event{};
-  while (api_.get_async_event(context_.get(), &event) == 0) {
-    const bool ours = event.element.port_num == port_;  // of events about a port
-    switch (event.event_type) {
+bool Nic::next_event(Event& event) noexcept {
+  if (address_is_old_ && read_address()) {
+    event = {.kind = Event::Kind::address};
+    return true;
+  }
+  ibv_async_event got{};
+  while (api_.get_async_event(context_.get(), &got) == 0) {
+    const bool our_port = got.element.port_num == port_;  // of events about a port
+    bool matters = true;
+    switch (got.event_type) {
       case IBV_EVENT_PORT_ERR:
-        if (ours) active_ = false, change.port_lost = true;
+        event = {.kind = Event::Kind::port_lost};
+        matters = our_port;
+        if (our_port) active_ = false;
         break;
       case IBV_EVENT_PORT_ACTIVE:
-        if (ours) active_ = true, change.port_back = true;
+        event = {.kind = Event::Kind::port_back};
+        matters = our_port;
+        if (our_port) active_ = true;
         break;
       case IBV_EVENT_GID_CHANGE:
-        change.gids = true;
+      case IBV_EVENT_LID_CHANGE:
+        event = {.kind = Event::Kind::address};
+        matters = our_port;
         break;
       case IBV_EVENT_DEVICE_FATAL:
       case IBV_EVENT_CQ_ERR:
+      case IBV_EVENT_SRQ_ERR:
+        event = {.kind = Event::Kind::fatal};
         active_ = false;
-        change.fatal = true;
         break;
       case IBV_EVENT_QP_FATAL:
       case IBV_EVENT_QP_REQ_ERR:
       case IBV_EVENT_QP_ACCESS_ERR:
-        change.queue_pairs.push_back(event.element.qp->qp_num);
+        event = {.kind = Event::Kind::queue_pair, .queue_pair = got.element.qp->qp_num};
+        break;
+      case IBV_EVENT_QP_LAST_WQE_REACHED:
+        event = {.kind = Event::Kind::drained, .queue_pair = got.element.qp->qp_num};
         break;
       default:
+        matters = false;
         break;
     }
-    DTR_LOG_INFO("verbs: ", name(), ": ", to_words(event.event_type));
-    api_.ack_async_event(&event);
+    if (got.event_type != IBV_EVENT_QP_LAST_WQE_REACHED) log_event(name(), got.event_type);
+    api_.ack_async_event(&got);
+    if (!matters) continue;
+    // A port that comes back may have new ones.
+    const bool readdressed = event.kind == Event::Kind::address || event.kind == Event::Kind::port_back;
+    if (readdressed && !read_address() && event.kind == Event::Kind::address) continue;  // told once it is read
+    return true;
   }
-  if (change.gids) read_gids();
-  return change;
+  return false;
+}
+
+bool Nic::read_address() noexcept {
+  read_lid();
+  try {
+    read_gids();
+    address_is_old_ = false;
+  } catch (const std::bad_alloc&) {
+    address_is_old_ = true;
+  }
+  return !address_is_old_;
+}
+
+bool Nic::has(const GidEntry& gid, std::uint16_t lid) const noexcept {
+  if (!address_.offer.ethernet && address_.lid != lid) return false;
+  const auto& gids = address_.offer.gids;
+  return std::any_of(gids.begin(), gids.end(), [&](const GidEntry& entry) {
+    return entry.index == gid.index && entry.gid == gid.gid && entry.routable_roce == gid.routable_roce;
+  });
+}
+
+void Nic::read_lid() noexcept {
+  ibv_port_attr state{};
+  if (api_.query_port(context_.get(), port_, &state) == 0) address_.lid = state.lid;
 }
 
 Result<std::vector<std::unique_ptr<Nic>>> open_nics(VerbsApi& api, const VerbsOptions& options) {

@@ -45,6 +45,8 @@ class Nic {
   [[nodiscard]] ibv_pd* protection_domain() const noexcept { return pd_.get(); }
   [[nodiscard]] std::uint8_t port() const noexcept { return port_; }
   [[nodiscard]] bool active() const noexcept { return active_; }
+  /// The port still has this address.
+  [[nodiscard]] bool has(const GidEntry& gid, std::uint16_t lid) const noexcept;
   [[nodiscard]] std::uint32_t max_message() const noexcept { return max_message_; }
   /// Our side of the mailbox: where a flush's answer goes.
   [[nodiscard]] std::uint64_t scratch() const noexcept { return address_.mailbox + 8; }
@@ -54,9 +56,9 @@ class Nic {
   /// Errors: resource_exhausted (names the limit), device_error.
   [[nodiscard]] Result<QueuePair> make_queue_pair(CompletionSink& sink, std::uint32_t sends, std::uint32_t receives,
                                                   std::uint32_t* max_inline);
-  /// Its completions go to `sink` from now on.
+  /// The completions of one that was made before its user was known go to `sink` from now on.
   void redirect(std::uint32_t queue_pair_number, CompletionSink& sink) noexcept;
-  /// Undoes it; completions that were not polled are gone.
+  /// Undoes it; completions that were not polled are gone, and with them the buffers of receives.
   void drop_queue_pair(QueuePair queue_pair) noexcept;
 
   /// Hands completions to their sinks; returns how many.
@@ -67,16 +69,20 @@ class Nic {
   [[nodiscard]] int event_fd() const noexcept { return context_->async_fd; }
   void clear_events() noexcept;
 
-  struct Change {
-    bool port_lost = false;
-    bool port_back = false;
-    bool gids = false;
-    bool fatal = false;
-    [[nodiscard]] bool any() const noexcept { return port_lost || port_back || gids || fatal || !queue_pairs.empty(); }
-    std::vector<std::uint32_t> queue_pairs{};  ///< that the device has put into error
+  struct Event {
+    enum class Kind : std::uint8_t {
+      port_lost,
+      port_back,
+      address,     ///< GIDs or the LID: address() tells the new ones
+      fatal,       ///< the device does nothing any more
+      queue_pair,  ///< the device has put it into error
+      drained,     ///< this queue pair, in error, takes no receive any more
+    };
+    Kind kind = Kind::fatal;
+    std::uint32_t queue_pair = 0;  ///< its number
   };
-  /// Reads what happened to the device since.
-  [[nodiscard]] Change take_events() noexcept;
+  /// What happened to the device next; false: nothing more so far.
+  [[nodiscard]] bool next_event(Event& event) noexcept;
 
  private:
   struct Queue {
@@ -99,6 +105,8 @@ class Nic {
   Nic(VerbsApi& api, const VerbsOptions& options) : api_(api), options_(options) {}
   [[nodiscard]] Result<void> set_up(ibv_device* device, std::uint8_t port);
   void read_gids();
+  void read_lid() noexcept;
+  [[nodiscard]] bool read_address() noexcept;
   [[nodiscard]] Result<std::size_t> promise(std::uint32_t entries);
   [[nodiscard]] Result<void> keep_receives(std::uint32_t wanted);
   void post_receives() noexcept;
@@ -109,6 +117,7 @@ class Nic {
   Context context_;
   std::uint8_t port_ = 1;
   bool active_ = true;
+  bool address_is_old_ = false;  ///< there was no memory for the new one
   ibv_device_attr attributes_{};
   std::uint32_t max_message_ = 0;
   PortAddress address_{};

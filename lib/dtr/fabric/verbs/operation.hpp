@@ -25,6 +25,10 @@ struct Operation {
   bool lingers = false;                       ///< ended, and something of it is still on a rail
 
   [[nodiscard]] bool settled() const noexcept { return told && flights == 0 && !asking; }
+  /// Starts only when all earlier ones have finished.
+  [[nodiscard]] bool is_held() const noexcept {
+    return (request.flags & WorkRequest::kFence) != 0 || request.opcode == Opcode::flush;
+  }
 };
 
 /// Positions: tail <= untold <= head. [tail, untold) have been told and still have something on a rail.
@@ -69,18 +73,18 @@ class OperationRing {
   std::uint64_t head_ = 0;
 };
 
-/// A queue of numbers with fixed room.
+/// A queue with fixed room: whoever pushes knows that there is some.
 template <class T>
 class FixedQueue {
  public:
   explicit FixedQueue(std::size_t room) : items_(room) {}
   [[nodiscard]] bool empty() const noexcept { return head_ == tail_; }
+  [[nodiscard]] bool full() const noexcept { return size() == items_.size(); }
   [[nodiscard]] std::size_t size() const noexcept { return head_ - tail_; }
   [[nodiscard]] T& front() noexcept { return items_[tail_ % items_.size()]; }
   void push(const T& item) noexcept { items_[head_++ % items_.size()] = item; }
   void pop() noexcept { ++tail_; }
-  void clear() noexcept { tail_ = head_; }
-  /// Keeps what `wanted` says.
+  /// Keeps, in order, what `wanted` says.
   template <class Wanted>
   void keep_if(Wanted&& wanted) noexcept {
     std::size_t to = tail_;

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <random>
 #include <system_error>
+
+#include <sys/random.h>
 
 #include "dtr/fabric/verbs/link.hpp"
 
@@ -30,6 +31,15 @@ tl::unexpected<Error> refusal(int error, const char* step, const std::string& de
 
 }  // namespace
 
+std::uint32_t new_psn(std::uint32_t before) noexcept {
+  std::uint32_t random = 0;
+  if (::getrandom(&random, sizeof random, GRND_NONBLOCK) != sizeof random) {  // a machine that has just booted
+    random = before + static_cast<std::uint32_t>(now_ns() | 1);
+  }
+  random &= 0xFFFFFF;
+  return random != before ? random : random ^ 0x800000;
+}
+
 Rail::Rail(Link& owner, std::uint32_t place, std::size_t nic_place, std::size_t port_place, std::uint32_t depth)
     : link(owner), number(place), nic(nic_place), port(port_place), ring(depth) {}
 
@@ -37,9 +47,7 @@ Result<void> Rail::make(Nic& device, std::uint32_t receives) {
   auto made = device.make_queue_pair(*this, ring.depth(), receives, &max_inline);
   if (!made) return fail(std::move(made.error()));
   queue_pair = std::move(*made);
-  // A late packet of an earlier connection between the same numbers must not fit into this one.
-  psn = static_cast<std::uint32_t>(std::random_device{}()) & 0xFFFFFF;
-  start_counting();
+  psn = new_psn(psn);
   return {};
 }
 
@@ -51,6 +59,7 @@ void Rail::start_counting() noexcept {
   received = 0;
   used = false;
   flushed = 0;
+  errored = last_receive = false;
   refused = 0;
   peer_ready = false;
   peer_received.reset();
@@ -62,7 +71,6 @@ void Rail::adopt(EarlyQueuePair made) {
   max_inline = made.max_inline;
   epoch = 1;
   link.nic_of(*this).redirect(queue_pair->qp_num, *this);
-  start_counting();
 }
 
 Result<void> Rail::connect(const PortAddress& peer, const GidChoice& choice, QueuePairName theirs,
@@ -105,6 +113,9 @@ Result<void> Rail::connect(const PortAddress& peer, const GidChoice& choice, Que
   }
   gids = choice.reason;
   our_gid = choice.ours;
+  our_lid = device.address().lid;
+  mailbox = peer.mailbox;
+  mailbox_rkey = peer.mailbox_rkey;
   return {};
 }
 

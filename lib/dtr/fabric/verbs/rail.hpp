@@ -20,8 +20,12 @@ struct EarlyQueuePair {
   std::uint32_t max_inline = 0;
 };
 
-/// Its life is its link's affair (link_rails.cpp); the steps of a queue pair are here. Progress thread; the ring, the
-/// credits and `state` with the link's lock too.
+/// A packet sequence number that nobody can foresee, another one than `before`: a late packet of an earlier connection
+/// must not fit into the next.
+[[nodiscard]] std::uint32_t new_psn(std::uint32_t before) noexcept;
+
+/// Its life is its link's affair (link_connect.cpp, link_rails.cpp); the steps of a queue pair are here. Locking: see
+/// the two groups of fields.
 class Rail final : public CompletionSink {
  public:
   enum class State : std::uint8_t {
@@ -46,12 +50,21 @@ class Rail final : public CompletionSink {
   void stop() noexcept;
   void drop(Nic& nic) noexcept;
 
-  [[nodiscard]] bool usable() const noexcept { return state == State::open; }
+  [[nodiscard]] bool usable() const noexcept { return state == State::open && refused == 0; }
+  /// Lost, and what the peer has got of it is not known yet.
+  [[nodiscard]] bool in_doubt() const noexcept {
+    return (refused != 0 || state == State::draining || state == State::drained) && !ring.empty();
+  }
   [[nodiscard]] std::uint64_t credits() const noexcept { return credit_limit + peer_consumed - spent; }
+  /// In error, and the device has nothing more to give back, or takes too long.
+  [[nodiscard]] bool at_rest(std::int64_t now) const noexcept {
+    return now >= drain_until || (flushed >= ring.head() && (last_receive || now >= receives_until));
+  }
 
   void on_sent(const ibv_wc& completion) noexcept override;
   void on_received(const ibv_wc& completion, std::span<const std::byte> bytes) noexcept override;
 
+  /// For a new queue pair; with the lock.
   void start_counting() noexcept;
 
   Link& link;
@@ -59,12 +72,8 @@ class Rail final : public CompletionSink {
   const std::size_t nic;       ///< place in Hub::nics
   const std::size_t port;      ///< place in the peer's ports, and of its rkeys
 
+  // With the link's lock. Only progress changes the state, and so may read it without.
   State state = State::idle;
-  QueuePair queue_pair;
-  std::uint32_t epoch = 0;
-  std::uint32_t psn = 0;
-  std::uint32_t max_inline = 0;
-
   SendRing ring;
   std::uint64_t bytes_under_way = 0;
   std::uint32_t ordered = 0;  ///< see Flight::order
@@ -73,16 +82,30 @@ class Rail final : public CompletionSink {
   std::uint64_t peer_consumed = 0;  ///< of them given back
   std::uint64_t consumed = 0;       ///< credits of the peer's that we have used up
   std::uint64_t returned = 0;       ///< of them told to the peer
-  bool used = false;                ///< since the last flush
-  int refused = 0;                  ///< errno of a doorbell that the device did not take
+  bool used = false;                ///< since the last flush, and not fenced since
+  int refused = 0;                  ///< errno of the doorbell that the device did not take: progress ends the rail
 
+  // Progress thread. Posts read these while the rail is open, when they do not change.
+  QueuePair queue_pair;
+  std::uint32_t epoch = 0;
+  std::uint32_t psn = 0;
+  std::uint32_t max_inline = 0;
+  std::uint64_t mailbox = 0;  ///< the peer's
+  std::uint32_t mailbox_rkey = 0;
+
+  // Progress thread.
   std::uint64_t received = 0;  ///< in this epoch
   std::uint64_t flushed = 0;   ///< the device has given back all before this one
+  bool errored = false;        ///< the device has given one back with an error
+  bool last_receive = false;   ///< the device says that no receive completes any more
+  std::int64_t receives_until = 0;
   std::int64_t drain_until = 0;
   std::int64_t opened_at = 0;
-  GidEntry our_gid{};
+  GidEntry our_gid{};  ///< what the queue pair sends from
+  std::uint16_t our_lid = 0;
   bool peer_ready = false;
   std::optional<std::uint64_t> peer_received;  ///< the peer's end of this epoch is drained, and got so many
+  std::optional<ControlMessage> next_connect;  ///< the peer is ahead of us: for when this epoch is fenced
   std::int64_t retry_at = 0;
   std::int64_t back_off = 0;
   std::int64_t answer_until = kNever;

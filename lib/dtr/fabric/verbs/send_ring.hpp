@@ -14,7 +14,7 @@ namespace fabric::verbs {
 /// What a work request is for; what it takes to send it again on another queue pair.
 struct Flight {
   enum class Kind : std::uint8_t {
-    nothing,  ///< its request has ended and wants no more of it
+    nothing,  ///< its request has ended and wants no more of it; or it only tries the way
     slice,    ///< data of a put or get
     notify,   ///< data, if `bytes`, and a notification
     message,
@@ -30,6 +30,11 @@ struct Flight {
   std::uint32_t order = 0;  ///< counts what consumes a receive at the target, from 1; 0 = does not
   std::uint32_t bytes = 0;
   std::uint64_t offset = 0;
+
+  /// `subject` is an operation, which counts it.
+  [[nodiscard]] bool is_of_request() const noexcept {
+    return kind != Kind::nothing && kind != Kind::result && kind != Kind::credit;
+  }
 };
 static_assert(sizeof(Flight) == 24);
 

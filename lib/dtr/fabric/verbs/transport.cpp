@@ -4,7 +4,6 @@
 #include <bit>
 #include <cstring>
 #include <exception>
-#include <random>
 #include <thread>
 
 #include <sys/epoll.h>
@@ -22,6 +21,14 @@ constexpr const char* kOperation = "open verbs";
 constexpr std::int64_t kControlPause = 20'000;  ///< between system calls, ns; completions are looked at all the time
 constexpr std::uint32_t kDevicesEvery = 1024;
 constexpr std::chrono::milliseconds kGoodbyeTime{500};
+constexpr int kEverything = 1 << 16;
+
+void log_shut_out(PeerId peer, std::string_view why) noexcept {
+  try {
+    DTR_LOG_WARN("verbs: rank ", peer, " broke the protocol and is shut out: ", why);
+  } catch (const std::exception&) {  // a line less
+  }
+}
 
 }  // namespace
 
@@ -76,7 +83,7 @@ Result<void> VerbsTransport::start(const TransportFactory& control) {
 }
 
 VerbsTransport::~VerbsTransport() {
-  for (Link* link : everybody()) link->shut_down();
+  for (Link* link = first_link(); link != nullptr; link = link->next_link) link->shut_down();
   drop_early();
 }
 
@@ -89,6 +96,7 @@ Address VerbsTransport::own_address() const {
   Address address{.control = control_->address(),
                   .host = context.identity.host_id,
                   .credits = options.credits,
+                  .message_bytes = static_cast<std::uint32_t>(options.eager_bytes),
                   .ports = {},
                   .early = early_names_};
   for (const auto& nic : nics) address.ports.push_back(nic->address());
@@ -103,7 +111,6 @@ void VerbsTransport::make_early() {
   early_.resize(world);
   early_names_.resize(world * nics.size());
   const std::uint32_t receives = options.credits + kResults + kCreditMessages;
-  std::random_device random;
   for (std::uint32_t rank = 0; rank < world; ++rank) {
     if (rank == context.identity.self) continue;
     for (std::size_t i = 0; i < nics.size(); ++i) {
@@ -115,7 +122,7 @@ void VerbsTransport::make_early() {
         return;
       }
       early.queue_pair = std::move(*made);
-      early.psn = static_cast<std::uint32_t>(random()) & 0xFFFFFF;
+      early.psn = new_psn(0);
       early_names_[rank * nics.size() + i] = {.number = early.queue_pair->qp_num, .psn = early.psn};
     }
   }
@@ -180,15 +187,12 @@ void VerbsTransport::deregister_region(Region& region) noexcept {
 std::shared_ptr<Link> VerbsTransport::link_of(PeerId peer) {
   const std::lock_guard lock(mutex_);
   auto& link = links_[peer];
-  if (link == nullptr) link = std::make_shared<Link>(static_cast<Hub&>(*this), peer);
+  if (link == nullptr) {
+    link = std::make_shared<Link>(static_cast<Hub&>(*this), peer);
+    link->next_link = first_link();
+    first_link_.store(link.get(), std::memory_order_release);
+  }
   return link;
-}
-
-const std::vector<Link*>& VerbsTransport::everybody() {
-  const std::lock_guard lock(mutex_);
-  round_.clear();
-  for (const auto& [peer, link] : links_) round_.push_back(link.get());
-  return round_;
 }
 
 Result<std::unique_ptr<Channel>> VerbsTransport::connect(PeerId peer, std::span<const std::byte> address,
@@ -221,17 +225,17 @@ void VerbsTransport::leave() noexcept {
       flush_control();
     }
   };
-  drive_until([&] { return talkative_.empty(); });
-  const auto& links = everybody();
-  for (Link* link : links) {
+  drive_until([&] { return unsaid_ == 0; });
+  for (Link* link = first_link(); link != nullptr; link = link->next_link) {
     if (link->control != nullptr) link->control->close();
   }
   control_->leave();
   drive_until([&] {
-    return std::all_of(links.begin(), links.end(), [](const Link* link) {
+    for (const Link* link = first_link(); link != nullptr; link = link->next_link) {
       const auto state = link->control == nullptr ? ChannelState::closed : link->control->state();
-      return state == ChannelState::closed || state == ChannelState::failed;
-    });
+      if (state != ChannelState::closed && state != ChannelState::failed) return false;
+    }
+    return true;
   });
 }
 
@@ -239,81 +243,99 @@ void VerbsTransport::leave() noexcept {
 
 void VerbsTransport::send_control(Link& link, std::vector<std::byte> message) noexcept {
   try {
-    if (link.unsaid.empty()) talkative_.push_back(&link);
     link.unsaid.push_back(std::move(message));
+    ++unsaid_;
   } catch (const std::bad_alloc&) {
-    DTR_LOG_ERROR("verbs: no memory for a control message to rank ", link.peer());
+    link.lost_words = true;  // the two ends do not agree any more: the link gives the peer up
   }
   call_at(0);
 }
 
 void VerbsTransport::flush_control() noexcept {
-  std::size_t kept = 0;
-  for (std::size_t i = 0; i < talkative_.size(); ++i) {
-    Link& link = *talkative_[i];
-    bool again = false;
-    while (!link.unsaid.empty() && !again) {
-      if (link.control == nullptr) {
-        if (!link.knows_peer()) {
-          link.unsaid.clear();
-          break;
-        }
-        auto channel = control_->connect(link.peer(), link.address().control, options.failure_detect);
-        if (!channel) {
-          link.unsaid.clear();
-          peer_down(link, channel.error().code, channel.error().to_string());
-          break;
-        }
-        link.control = std::move(*channel);
-      }
-      const auto request = WorkRequest::send(0, link.unsaid.front(), nullptr);
-      const PostResult result = link.control->post({&request, 1}, std::chrono::hours(24));
-      if (result.accepted == 1) {
-        link.unsaid.pop_front();
-      } else if (result.status.code == Errc::again) {
-        again = true;
-      } else {
-        link.unsaid.clear();
-        const Errc code = result.status.code;
-        if (code != Errc::closed) peer_down(link, code, link.control->explain(result.status));
-      }
+  if (unsaid_ == 0) return;
+  for (Link* link = first_link(); link != nullptr; link = link->next_link) {
+    if (link->unsaid.empty()) continue;
+    try {
+      flush_control(*link);
+    } catch (const std::exception&) {
+      forget_unsaid(*link);
+      give_up(*link, Errc::resource_exhausted, "no memory for the control connection");
     }
-    if (again) talkative_[kept++] = &link;
   }
-  talkative_.resize(kept);
+}
+
+void VerbsTransport::flush_control(Link& link) {
+  while (!link.unsaid.empty()) {
+    if (link.control == nullptr) {
+      if (!link.knows_peer()) return forget_unsaid(link);
+      auto channel = control_->connect(link.peer(), link.address().control, options.failure_detect);
+      if (!channel) {
+        forget_unsaid(link);
+        return peer_down(link, channel.error().code, channel.error().to_string());
+      }
+      link.control = std::move(*channel);
+    }
+    const auto request = WorkRequest::send(0, link.unsaid.front(), nullptr);
+    const PostResult result = link.control->post({&request, 1}, std::chrono::hours(24));
+    if (result.accepted == 1) {
+      link.unsaid.pop_front();
+      --unsaid_;
+    } else if (result.status.code == Errc::again) {
+      return;
+    } else {
+      forget_unsaid(link);
+      const Errc code = result.status.code;
+      if (code != Errc::closed) peer_down(link, code, link.control->explain(result.status));
+      return;
+    }
+  }
+}
+
+void VerbsTransport::forget_unsaid(Link& link) noexcept {
+  unsaid_ -= link.unsaid.size();
+  link.unsaid.clear();
 }
 
 void VerbsTransport::on_control(PeerId from, std::span<const std::byte> payload) noexcept {
+  std::shared_ptr<Link> link;
   try {
-    const auto link = link_of(from);
+    link = link_of(from);
     ControlMessage message;
-    if (payload.size() < sizeof message)
-      return peer_down(*link, Errc::protocol_error, "a control message is too short");
+    if (payload.size() < sizeof message) return give_up(*link, Errc::protocol_error, "a control message is too short");
     std::memcpy(&message, payload.data(), sizeof message);
-    if (const char* why = malformed(message); why != nullptr) return peer_down(*link, Errc::protocol_error, why);
+    if (const char* why = malformed(message); why != nullptr) return give_up(*link, Errc::protocol_error, why);
     link->on_control(message, payload.subspan(sizeof message));
-    call_at(0);
-  } catch (const std::exception& e) {
-    DTR_LOG_ERROR("verbs: a control message of rank ", from, ": ", e.what());
+  } catch (const std::exception&) {
+    if (link != nullptr) return give_up(*link, Errc::resource_exhausted, "no memory to agree on queue pairs");
+    control_->fence(from);
   }
+  call_at(0);
 }
 
 void VerbsTransport::on_peer_down(PeerId peer, Errc code, std::string_view why) noexcept {
+  // What the peer has sent before its goodbye comes first.
+  if (code == Errc::peer_left) {
+    for (const auto& nic : nics) nic->poll(kEverything);
+  }
   try {
-    peer_down(*link_of(peer), code, std::string(why));
-  } catch (const std::exception& e) {
-    DTR_LOG_ERROR("verbs: rank ", peer, " is down: ", e.what());
+    peer_down(*link_of(peer), code, why);
+  } catch (const std::exception&) {  // there was no link yet, and no memory for one
+    context.receiver.on_peer_down(peer, code, why);
   }
 }
 
-void VerbsTransport::peer_down(Link& link, Errc code, const std::string& why) noexcept {
-  if (code == Errc::protocol_error) {
-    DTR_LOG_WARN("verbs: rank ", link.peer(), " broke the protocol and is shut out: ", why);
-    control_->fence(link.peer());
-    code = Errc::peer_failed;
-  } else if (code == Errc::unreachable || code == Errc::timed_out || code == Errc::handshake_rejected) {
+void VerbsTransport::give_up(Link& link, Errc code, std::string_view why) noexcept {
+  control_->fence(link.peer());
+  if (code == Errc::protocol_error) log_shut_out(link.peer(), why);
+  peer_down(link, code, why);
+}
+
+void VerbsTransport::peer_down(Link& link, Errc code, std::string_view why) noexcept {
+  if (code == Errc::unreachable || code == Errc::timed_out || code == Errc::handshake_rejected ||
+      code == Errc::protocol_error) {
     code = Errc::peer_failed;
   }
+  forget_unsaid(link);
   link.peer_is_down(code, why);
   if (!link.told_down) context.receiver.on_peer_down(link.peer(), code, why);
   link.told_down = true;
@@ -351,12 +373,13 @@ int VerbsTransport::progress(int budget) noexcept {
 int VerbsTransport::on_time(std::int64_t now) noexcept {
   // Whoever wants an earlier call from here on lowers it again.
   next_call.store(kNever, std::memory_order_seq_cst);
+  call_at(pool.relieve(now));
   int handled = 0;
-  for (Link* link : everybody()) {
+  for (Link* link = first_link(); link != nullptr; link = link->next_link) {
     try {
       handled += link->drive(now);
-    } catch (const std::exception& e) {
-      peer_down(*link, Errc::resource_exhausted, e.what());
+    } catch (const std::exception&) {
+      give_up(*link, Errc::resource_exhausted, "no memory to look after its queue pairs");
     }
     call_at(link->next_time());
   }
@@ -365,13 +388,10 @@ int VerbsTransport::on_time(std::int64_t now) noexcept {
 }
 
 void VerbsTransport::look_at_devices() noexcept {
+  Nic::Event event;
   for (std::size_t i = 0; i < nics.size(); ++i) {
-    try {
-      const Nic::Change change = nics[i]->take_events();
-      if (!change.any()) continue;
-      for (Link* link : everybody()) link->nic_changed(i, change);
-    } catch (const std::exception& e) {
-      DTR_LOG_ERROR("verbs: ", nics[i]->name(), ": ", e.what());
+    while (nics[i]->next_event(event)) {
+      for (Link* link = first_link(); link != nullptr; link = link->next_link) link->nic_changed(i, event);
     }
   }
 }

@@ -1,6 +1,7 @@
 // The verbs transport as one object: its ports, its links, and the control connections between the peers.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -64,18 +65,22 @@ class VerbsTransport final : private Hub, public Transport {
 
   [[nodiscard]] Address own_address() const override;
   void send_control(Link& link, std::vector<std::byte> message) noexcept override;
-  void peer_down(Link& link, Errc code, const std::string& why) noexcept override;
+  void give_up(Link& link, Errc code, std::string_view why) noexcept override;
 
   void make_early();
   void drop_early() noexcept;
   void on_control(PeerId from, std::span<const std::byte> payload) noexcept;
   void on_peer_down(PeerId peer, Errc code, std::string_view why) noexcept;
+  /// The link's end, and everybody is told once.
+  void peer_down(Link& link, Errc code, std::string_view why) noexcept;
   void flush_control() noexcept;
+  void flush_control(Link& link);
+  void forget_unsaid(Link& link) noexcept;
   int on_time(std::int64_t now) noexcept;
   void look_at_devices() noexcept;
   [[nodiscard]] std::shared_ptr<Link> link_of(PeerId peer);
-  /// All links so far. Progress thread.
-  [[nodiscard]] const std::vector<Link*>& everybody();
+  /// All links so far, the newest first; none ever goes before the transport. Any thread.
+  [[nodiscard]] Link* first_link() const noexcept { return first_link_.load(std::memory_order_acquire); }
 
   const std::unique_ptr<const VerbsOptions> chosen_;
   ControlReceiver control_receiver_;
@@ -84,6 +89,7 @@ class VerbsTransport final : private Hub, public Transport {
 
   mutable std::mutex mutex_;  ///< the map, and the regions until somebody needs them
   std::map<PeerId, std::shared_ptr<Link>> links_;
+  std::atomic<Link*> first_link_{nullptr};
   std::vector<Region*> unregistered_;
   bool in_use_ = false;  ///< some peer is reached by verbs
 
@@ -92,8 +98,7 @@ class VerbsTransport final : private Hub, public Transport {
   std::vector<std::vector<EarlyQueuePair>> early_;  ///< [rank][NIC]
   std::vector<QueuePairName> early_names_;
   bool early_dropped_ = false;
-  std::vector<Link*> round_;
-  std::vector<Link*> talkative_;  ///< links with something unsaid
+  std::size_t unsaid_ = 0;  ///< control messages of all links that wait for their connection
   std::uint32_t rounds_ = 0;
   std::int64_t last_control_ = 0;
   bool slept_ = true;

@@ -15,7 +15,7 @@ constexpr std::size_t kMaxEarly = std::size_t{1} << 16;
 
 std::vector<std::byte> Address::encode() const {
   ByteWriter out;
-  out.bytes(control).text(host).value(credits).value(static_cast<std::uint32_t>(ports.size()));
+  out.bytes(control).text(host).value(credits).value(message_bytes).value(static_cast<std::uint32_t>(ports.size()));
   for (const PortAddress& port : ports) {
     out.text(port.name).value(static_cast<std::uint8_t>(port.offer.ethernet ? 1 : 0)).value(port.lid).value(port.mtu);
     out.value(port.rd_atomic).value(port.mailbox).value(port.mailbox_rkey);
@@ -35,6 +35,7 @@ Result<Address> Address::decode(std::span<const std::byte> bytes) {
   address.control.assign(control.begin(), control.end());
   address.host = in.text();
   address.credits = in.value<std::uint32_t>();
+  address.message_bytes = in.value<std::uint32_t>();
   const auto ports = in.value<std::uint32_t>();
   if (!in.ok() || ports > kMaxPorts) return refuse("impossible number of ports");
   for (std::uint32_t i = 0; i < ports; ++i) {

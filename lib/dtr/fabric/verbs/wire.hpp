@@ -7,6 +7,7 @@
 //   A -> B   ready{epoch}: my queue pair takes requests   and B -> A the same; then the rail is open
 //   A -> B   down{epoch, received}: my queue pair is in error and drained; so many messages and notifications arrived
 //                                                       and B -> A the same; then the epoch is fenced at both ends
+//   A -> B   refuse{epoch}: I gave this epoch up before I opened it; nothing has arrived in it, and no down follows
 //
 // Only then is what was under way sent again, on another rail or in the rail's next epoch: nothing of the old queue
 // pair can land any more, and both know what has arrived.
@@ -46,7 +47,8 @@ struct QueuePairName {
 struct Address {
   std::vector<std::byte> control{};
   std::string host{};
-  std::uint32_t credits = 0;
+  std::uint32_t credits = 0;        ///< receives that it keeps for each of our queue pairs
+  std::uint32_t message_bytes = 0;  ///< of the largest message that fits into one
   std::vector<PortAddress> ports{};
   /// At [rank * ports.size() + port]: for the first epoch, made at start. Empty beyond VerbsOptions::eager_world.
   std::vector<QueuePairName> early{};
@@ -112,12 +114,6 @@ static_assert(sizeof(ResultBody) == 16);
 /// 8 bits port, 24 bits value.
 [[nodiscard]] constexpr std::uint32_t pack_immediate(std::uint8_t port, std::uint32_t value) noexcept {
   return std::uint32_t{port} << 24 | (value & 0xFFFFFF);
-}
-
-/// An Errc as a peer sent it; what is no Errc is protocol_error.
-[[nodiscard]] constexpr Errc errc_from_wire(std::int64_t code) noexcept {
-  return code <= 0 && code >= static_cast<std::int64_t>(Errc::stale_handle) ? static_cast<Errc>(code)
-                                                                            : Errc::protocol_error;
 }
 
 }  // namespace fabric::verbs
