@@ -57,6 +57,7 @@ Samples run_windows(Pair& pair, const Windows& windows, std::uint32_t batch, con
   const auto whole = static_cast<double>(ticks() - ends.front());
   Samples samples = make_samples(ends, tick.ns(), windows.operations);
   samples.total_ns = whole * tick.ns();
+  samples.warm_up = kWarmUpWindows * windows.operations;
   return samples;
 }
 

@@ -1,4 +1,5 @@
-// One operation at a time. put and send: ping-pong, half of a round trip. get: from post to data.
+// One operation at a time. put and send: ping-pong, half of a round trip. get and atomic: from post
+// to data.
 #include "counter.hpp"
 #include "perf.hpp"
 #include "ticks.hpp"
@@ -24,7 +25,9 @@ Samples time_rounds(std::uint64_t iterations, double halves, Round&& round) {
     round(kWarmUp + i);
     ends[i] = ticks();
   }
-  return make_samples(ends, tick.ns() / halves, 1);
+  Samples samples = make_samples(ends, tick.ns() / halves, 1);
+  samples.warm_up = kWarmUp;
+  return samples;
 }
 
 /// The last byte counts the rounds and is looked for where it lands. It is never 0, the sink's first content.
@@ -65,6 +68,21 @@ Samples get_latency(Pair& pair, std::uint64_t iterations) {
   return samples;
 }
 
+Samples atomic_latency(Pair& pair, std::uint64_t iterations) {
+  Samples samples;
+  if (pair.starts()) {
+    Completion done;
+    samples = time_rounds(iterations, 1, [&](std::uint64_t round) {
+      post_all(pair, WorkRequest::fetch_add(pair.sink(), 1, pair.source(), &done));
+      spin_until(pair, [&] { return done.done(); });
+      if (pair.old_word() != round - 1) pair.wait(done), pair.check_moved(0, 1);
+    });
+    pair.wait(done);
+  }
+  pair.meet("dtr_perf/atomic_lat");
+  return samples;
+}
+
 Samples send_latency(Pair& pair, std::uint64_t iterations) {
   Counter counter(pair.rt());
   pair.meet("dtr_perf/send_lat");
@@ -91,6 +109,8 @@ Samples measure_latency(Pair& pair, Operation operation, std::uint64_t iteration
       return get_latency(pair, iterations);
     case Operation::send:
       return send_latency(pair, iterations);
+    case Operation::atomic:
+      return atomic_latency(pair, iterations);
   }
   return {};
 }

@@ -1,4 +1,4 @@
-// dtr_perf: latency and bandwidth of put, get and send between two ranks (or one rank and itself).
+// dtr_perf: latency and bandwidth of put, get, send and fetch-add between two ranks (or one rank and itself).
 #include <cstdio>
 
 #include <CLI/CLI.hpp>
@@ -33,13 +33,15 @@ dtr::Result<std::vector<std::uint64_t>> parse_sizes(const std::string& text) {
 
 dtr::Result<void> complete(Plan& plan) {
   static const std::map<std::string, std::pair<Operation, bool>> kOperations{
-      {"put_lat", {Operation::put, true}},   {"put_bw", {Operation::put, false}},
-      {"get_lat", {Operation::get, true}},   {"get_bw", {Operation::get, false}},
-      {"send_lat", {Operation::send, true}}, {"send_bw", {Operation::send, false}}};
+      {"put_lat", {Operation::put, true}},      {"put_bw", {Operation::put, false}},
+      {"get_lat", {Operation::get, true}},      {"get_bw", {Operation::get, false}},
+      {"send_lat", {Operation::send, true}},    {"send_bw", {Operation::send, false}},
+      {"atomic_lat", {Operation::atomic, true}}};
   const auto found = kOperations.find(plan.name);
   if (found == kOperations.end()) {
     return dtr::fail(dtr::Errc::invalid_argument,
-                     "\"" + plan.name + "\" is none of put_lat put_bw get_lat get_bw send_lat send_bw", "dtr_perf");
+                     "\"" + plan.name + "\" is none of put_lat put_bw get_lat get_bw send_lat send_bw atomic_lat",
+                     "dtr_perf");
   }
   std::tie(plan.operation, plan.latency) = found->second;
   return {};
@@ -66,7 +68,10 @@ dtr::Result<void> run(dtr::Runtime& rt, const Plan& plan) {
                            std::to_string(rt.fabric().max_message()),
                        "send");
     }
-    dtr::perf::Pair pair(rt, size);
+    if (plan.operation == Operation::atomic && size != 8) {
+      return dtr::fail(dtr::Errc::invalid_argument, std::to_string(size) + " bytes; an atomic has 8", "atomic_lat");
+    }
+    dtr::perf::Pair pair(rt, size, plan.atomic_home);
     const std::uint64_t iterations = iterations_for(plan, size);
     const auto batch = static_cast<std::uint32_t>(std::min<std::uint64_t>(plan.batch, iterations));
     auto samples = plan.latency ? dtr::perf::measure_latency(pair, plan.operation, iterations)
@@ -86,10 +91,13 @@ int main(int argc, char** argv) {
   Plan plan;
   std::uint64_t size = 0;
   std::string sizes;
-  app.add_option("operation", plan.name, "put_lat put_bw get_lat get_bw send_lat send_bw")->required();
+  app.add_option("operation", plan.name, "put_lat put_bw get_lat get_bw send_lat send_bw atomic_lat")->required();
+  std::string home = "cpu";
   auto* one = app.add_option("--size", size, "bytes of one operation")->check(CLI::PositiveNumber);
   app.add_option("--sizes", sizes, "A:B:xF: from A to B bytes, times F each")->excludes(one);
   app.add_option("--transport", plan.transport, "shm, tcp, verbs (default: as configured)");
+  app.add_option("--atomics", home, "who executes them: the target's cpu, or its device (verbs)")
+      ->check(CLI::IsMember({"cpu", "device"}));
   app.add_option("--iterations", plan.iterations, "operations to measure (default: by size)")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{100'000'000}));
   app.add_option("--batch", plan.batch, "requests per post in bandwidth tests")->check(CLI::Range(1, 65536));
@@ -100,6 +108,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", good.error().to_string().c_str());
     return 2;
   }
+  plan.atomic_home = home == "device" ? dtr::AtomicHome::device : dtr::AtomicHome::cpu;
   plan.sizes = {size > 0 ? size : 8};
   if (!sizes.empty()) {
     auto list = parse_sizes(sizes);

@@ -9,16 +9,23 @@ constexpr auto kMeetBound = std::chrono::seconds(30);
 
 }  // namespace
 
-Pair::Pair(Runtime& rt, std::uint64_t size)
+Pair::Pair(Runtime& rt, std::uint64_t size, AtomicHome home)
     : rt_(rt),
       other_(rt.size() == 1 ? 0 : 1 - rt.rank()),
       size_(size),
       source_(value_or_throw(rt.allocate(std::max<std::uint64_t>(size, 8)))),
-      sink_(value_or_throw(rt.allocate(std::max<std::uint64_t>(size, 8)))),
       deadline_(rt.transfer_deadline(size)) {
+  const std::uint64_t bytes = std::max<std::uint64_t>(size, 8);
+  if (home == AtomicHome::device) {
+    word_ = value_or_throw(rt.fabric().allocate_segment(bytes, {.atomic_home = home}));
+    own_sink_ = {word_, 0};
+  } else {
+    sink_ = value_or_throw(rt.allocate(bytes));
+    own_sink_ = {sink_.region(), sink_.offset()};
+  }
   std::fill(source_.span().begin(), source_.span().end(), std::byte{0});
-  std::fill(sink_.span().begin(), sink_.span().end(), std::byte{0});
-  const Bytes mine = ByteWriter().value(sink_.region()->key()).value(sink_.offset()).take();
+  std::fill_n(own_sink_.region->data() + own_sink_.offset, bytes, std::byte{0});
+  const Bytes mine = ByteWriter().value(own_sink_.region->key()).value(own_sink_.offset).take();
   const auto all = value_or_throw(rt.allgather("dtr_perf/keys", mine, kMeetBound));
   ByteReader theirs(all.at(static_cast<std::size_t>(other_)));
   const auto key = theirs.value<RemoteKey>();
@@ -34,15 +41,23 @@ Pair::Pair(Runtime& rt, std::uint64_t size)
   meet("dtr_perf/open");
 }
 
+Pair::~Pair() {
+  if (word_ == nullptr) return;
+  if (auto taken_back = rt_.fabric().unregister_memory(*word_, kMeetBound); !taken_back) rt_.fail(taken_back.error());
+}
+
 void Pair::meet(const char* topic) const { value_or_throw(rt_.allgather(topic, {}, kMeetBound)); }
 
 volatile std::uint8_t& Pair::arrival() const {
-  return *reinterpret_cast<volatile std::uint8_t*>(sink_.data() + std::max<std::uint64_t>(size_, 1) - 1);
+  return *reinterpret_cast<volatile std::uint8_t*>(own_sink_.region->data() + own_sink_.offset +
+                                                   std::max<std::uint64_t>(size_, 1) - 1);
 }
 
 std::uint8_t& Pair::departure() const {
   return *reinterpret_cast<std::uint8_t*>(source_.data() + std::max<std::uint64_t>(size_, 1) - 1);
 }
+
+volatile std::uint64_t& Pair::old_word() const { return *reinterpret_cast<volatile std::uint64_t*>(source_.data()); }
 
 void Pair::wait(const fabric::Completion& completion) const {
   spin_until(*this, [&] { return completion.done(); });

@@ -9,16 +9,17 @@
 
 namespace dtr::perf {
 
-enum class Operation { put, get, send };
+enum class Operation { put, get, send, atomic };
 
 struct Plan {
   std::string name{};  ///< "put_lat"
   Operation operation = Operation::put;
   bool latency = true;
   std::vector<std::uint64_t> sizes{};
-  std::uint64_t iterations = 0;  ///< 0 = chosen by size
-  std::uint32_t batch = 64;      ///< requests per post in bandwidth tests
-  std::string transport{};       ///< empty = as configured
+  std::uint64_t iterations = 0;              ///< 0 = chosen by size
+  std::uint32_t batch = 64;                  ///< requests per post in bandwidth tests
+  std::string transport{};                   ///< empty = as configured
+  AtomicHome atomic_home = AtomicHome::cpu;  ///< who executes the atomics
   std::string json{};
 };
 
@@ -29,21 +30,27 @@ struct Row {
   double median_us = 0;  ///< latency: one way (put, send) or whole (get); bandwidth: one operation within its batch
   double p99_us = 0;
   double p999_us = 0;
-  double gbps = 0;  ///< 10^9 bytes a second over the whole run
-  double mops = 0;  ///< 10^6 operations a second over the whole run
+  double gbps = 0;               ///< 10^9 bytes a second over the whole run
+  double mops = 0;               ///< 10^6 operations a second over the whole run
+  std::uint64_t operations = 0;  ///< all that ran, those of the warm-up too
 };
 
 /// Nanoseconds of an operation in each sample, and of the whole run.
 struct Samples {
   std::vector<double> each_ns{};
   double total_ns = 0;
-  std::uint64_t operations = 0;
+  std::uint64_t operations = 0;  ///< measured
+  std::uint64_t warm_up = 0;     ///< operations before
 };
 
 /// Both ranks' memory for one size, and what each needs to reach the other.
 class Pair {
  public:
-  Pair(Runtime& rt, std::uint64_t size);
+  /// `home`: who executes atomics on the sink.
+  Pair(Runtime& rt, std::uint64_t size, AtomicHome home = AtomicHome::cpu);
+  ~Pair();
+  Pair(const Pair&) = delete;
+  Pair& operator=(const Pair&) = delete;
   [[nodiscard]] Runtime& rt() const { return rt_; }
   [[nodiscard]] int other() const { return other_; }
   [[nodiscard]] bool starts() const { return rt_.rank() == 0; }
@@ -52,6 +59,8 @@ class Pair {
   [[nodiscard]] fabric::Channel& channel() const { return *channel_; }
   [[nodiscard]] fabric::WorkRequest::Range source() const { return {source_.region(), source_.offset()}; }
   [[nodiscard]] fabric::WorkRequest::RemoteRange sink() const { return {remote_, remote_offset_}; }
+  /// The first word of the own source: where an atomic leaves the old value.
+  [[nodiscard]] volatile std::uint64_t& old_word() const;
   /// The word that arrives last in this rank's sink, and the one that leaves last from its source.
   [[nodiscard]] volatile std::uint8_t& arrival() const;
   [[nodiscard]] std::uint8_t& departure() const;
@@ -69,6 +78,8 @@ class Pair {
   std::uint64_t size_;
   Buffer source_;
   Buffer sink_;
+  Region* word_ = nullptr;  ///< the sink, where the pool cannot give it
+  fabric::WorkRequest::Range own_sink_{};
   fabric::Channel* channel_ = nullptr;
   const fabric::RemoteRegion* remote_ = nullptr;
   std::uint64_t remote_offset_ = 0;

@@ -36,7 +36,8 @@ Row make_row(const Plan& plan, const Pair& pair, Samples samples) {
           .size = pair.size(),
           .median_us = quantile(samples.each_ns, 0.5) / 1e3,
           .p99_us = quantile(samples.each_ns, 0.99) / 1e3,
-          .p999_us = quantile(samples.each_ns, 0.999) / 1e3};
+          .p999_us = quantile(samples.each_ns, 0.999) / 1e3,
+          .operations = samples.warm_up + samples.operations};
   if (samples.total_ns > 0) {
     row.mops = static_cast<double>(samples.operations) / samples.total_ns * 1e3;
     row.gbps = static_cast<double>(samples.operations) * static_cast<double>(row.size) / samples.total_ns;
@@ -65,7 +66,8 @@ Result<void> write_json(const std::string& path, const std::vector<Row>& rows) {
                     {"p99_us", row.p99_us},
                     {"p999_us", row.p999_us},
                     {"GBps", row.gbps},
-                    {"Mops", row.mops}});
+                    {"Mops", row.mops},
+                    {"operations", row.operations}});
   }
   return replace_file(path, list.dump(1) + "\n");
 }
