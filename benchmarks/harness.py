@@ -374,21 +374,21 @@ def main(name: str, comparisons: Callable[[Runner, bool], tuple[list[Comparison]
     print(f"{name}: {machine()}; CPUs {runner.cpus[0]} and {runner.cpus[1]}, {options.rounds} rounds", flush=True)
     print(HEADER)
     rows: list[dict] = []
+    path = os.path.join(ROOT, "build", "bench", name + ".json")
     begin, busy, own = time.monotonic(), busy_seconds(), own_seconds()
     for comparison in chosen:
         for result in measure(comparison, options.rounds, skipped):
             rows.append(result)
             print(line(result), flush=True)
+        with open(path + ".new", "w", encoding="utf-8") as file:  # a long comparison that is stopped leaves what it has
+            json.dump(rows, file, indent=1)
+        os.replace(path + ".new", path)
     seconds = time.monotonic() - begin
     others = max(0.0, busy_seconds() - busy - (own_seconds() - own)) / max(seconds, 1e-9)
     for what in skips:
         print(f"skipped: {what}")
     print(f"{seconds:.0f} s; meanwhile other programs kept {others:.1f} of {os.cpu_count()} CPUs busy")
 
-    path = os.path.join(ROOT, "build", "bench", name + ".json")
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump(rows, file, indent=1)
-    os.replace(path + ".new", path)
     print(f"written: {os.path.relpath(path, ROOT)}")
     if options.markdown:
         with open(options.markdown, "w", encoding="utf-8") as file:

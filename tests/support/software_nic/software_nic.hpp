@@ -42,7 +42,7 @@ struct NicOptions {
 
 /// All calls from any thread. A device's thread starts with its first request. The destructor destroys what the
 /// program has left, as the kernel does when a process ends.
-class SoftwareNic final : public fabric::verbs::VerbsApi {
+class SoftwareNic : public fabric::verbs::VerbsApi {
  public:
   explicit SoftwareNic(std::shared_ptr<Network> network, NicOptions options = {});
   ~SoftwareNic() override;
