@@ -27,6 +27,15 @@ namespace fabric {
   return Access::none;
 }
 
+/// The memory of a put, get or atomic: inside both regions, and allowed by the key?
+[[nodiscard]] inline Errc check_memory(const WorkRequest& request, std::uint64_t bytes, Access needed) noexcept {
+  if (request.local == nullptr || request.remote == nullptr) return Errc::not_registered;
+  if (!request.local->contains(request.local_offset, bytes)) return Errc::out_of_range;
+  const RemoteKey& key = request.remote->key;
+  if (request.remote_offset > key.length || bytes > key.length - request.remote_offset) return Errc::out_of_range;
+  return allows(key.access, needed) ? Errc::ok : Errc::permission_denied;
+}
+
 /// Initiator's side: is the request well formed, inside both regions, and allowed by the key?
 /// `device_atomics`: the transport can have them executed by the NIC that is a region's atomic home.
 /// Returns ok, invalid_argument, not_registered, out_of_range, permission_denied, unsupported.
@@ -40,12 +49,9 @@ namespace fabric {
   }
   const std::uint64_t bytes = request.bytes();
   if (bytes == 0 && request.opcode == Opcode::put_notify) return Errc::ok;
-  if (request.local == nullptr || request.remote == nullptr) return Errc::not_registered;
-  if (!request.local->contains(request.local_offset, bytes)) return Errc::out_of_range;
-  const RemoteKey& key = request.remote->key;
-  if (request.remote_offset > key.length || bytes > key.length - request.remote_offset) return Errc::out_of_range;
-  if (!allows(key.access, needed_access(request.opcode))) return Errc::permission_denied;
+  if (const Errc wrong = check_memory(request, bytes, needed_access(request.opcode)); wrong != Errc::ok) return wrong;
   if (request.is_atomic()) {
+    const RemoteKey& key = request.remote->key;
     if ((key.address + request.remote_offset) % 8 != 0) return Errc::invalid_argument;
     const bool by_device = key.atomic_home == AtomicHome::device;
     if (by_device ? !device_atomics : key.kind == MemoryKind::cuda) return Errc::unsupported;

@@ -49,7 +49,8 @@ struct RecentLine {
   std::uint64_t lines = 0;
   FlagLine* line = nullptr;
 };
-extern thread_local constinit RecentLine recent_line;
+/// Every copy looks at it: a place fixed when the library is loaded takes no call to find.
+extern thread_local constinit RecentLine recent_line [[gnu::tls_model("initial-exec")]];
 
 inline FlagLine* FlagLines::mine() noexcept {
   const RecentLine& recent = recent_line;

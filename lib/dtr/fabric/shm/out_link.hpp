@@ -63,9 +63,15 @@ class OutLink final : public Watcher {
 
   // out_post.cpp: the caller's side
   [[nodiscard]] Status shut_status() const noexcept;
+  [[nodiscard]] PostResult post_rest(std::span<const WorkRequest> requests, Deadline deadline,
+                                     PostResult result) noexcept;
   [[nodiscard]] Status take(const WorkRequest& request, Deadline deadline, bool& sent) noexcept;
   [[nodiscard]] Status take_copy(const WorkRequest& request, Deadline deadline, bool& sent) noexcept;
   [[nodiscard]] std::uint32_t take_messages(std::span<const WorkRequest> requests, Status& status) noexcept;
+  /// Copies the first requests that are all for one mapped region, under one flag; how many. 0: take() says why.
+  [[nodiscard]] std::uint32_t copy_mapped(std::span<const WorkRequest> requests) noexcept;
+  /// May a copy to this region go on? With the flag raised.
+  [[nodiscard]] Moved look(const Imported& target) const noexcept;
   [[nodiscard]] Moved move_piece(const WorkRequest& request, std::uint64_t done, std::uint64_t bytes) noexcept;
   [[nodiscard]] Moved foreign_piece(const WorkRequest& request, const Imported& target, std::uint64_t done,
                                     std::uint64_t bytes) noexcept;

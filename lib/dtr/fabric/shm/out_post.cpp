@@ -17,6 +17,12 @@ bool rides_ring(const WorkRequest& request) noexcept {
   return request.opcode == Opcode::send || (request.opcode == Opcode::put_notify && request.length == 0);
 }
 
+/// A copy with nothing to wait for, short enough to be made in one piece.
+bool is_plain_copy(const WorkRequest& request) noexcept {
+  static_assert(Opcode::put < Opcode::get && Opcode::get < Opcode::put_notify);
+  return request.opcode <= Opcode::get && request.flags == 0 && request.length <= kPiece;
+}
+
 void copy_bytes(std::byte* to, const std::byte* from, std::uint64_t bytes) noexcept {
   if (bytes == 8) {
     std::memcpy(to, from, 8);  // one store: a poller sees all of it or nothing
@@ -41,6 +47,43 @@ Status OutLink::shut_status() const noexcept {
   return {.code = Errc::internal};
 }
 
+OutLink::Moved OutLink::look(const Imported& target) const noexcept {
+  if (gate_.load(std::memory_order_seq_cst) == Gate::shut) return {Way::refused, shut_status().code};
+  if (const auto refused = parts_.memory.header().refused.load(std::memory_order_relaxed); refused != 0) {
+    return {Way::refused, errc_from_wire(-std::int64_t{refused})};
+  }
+  const auto* validity = target.validity.load(std::memory_order_acquire);
+  if (validity == nullptr) {
+    const Errc verdict = target.verdict.load(std::memory_order_acquire);
+    return {Way::refused, verdict == Errc::ok ? Errc::again : verdict};
+  }
+  if (validity->load(std::memory_order_seq_cst) != target.key.generation) return {Way::refused, Errc::revoked};
+  return {};
+}
+
+std::uint32_t OutLink::copy_mapped(std::span<const WorkRequest> requests) noexcept {
+  const auto* target = static_cast<const Imported*>(requests.front().remote);
+  if (target == nullptr) return 0;
+  const RaisedFlag raised(*local_->lines, FlagLine::value(peer_, target->key.slot), barriers_);
+  if (look(*target).way != Way::done) return 0;
+  std::byte* const mapped = target->mapped.load(std::memory_order_acquire);
+  if (mapped == nullptr) return 0;
+  std::uint64_t left = kPiece;  // the region's owner may be waiting for the flag to fall
+  std::uint32_t done = 0;
+  do {
+    const WorkRequest& request = requests[done];
+    const bool put = request.opcode == Opcode::put;
+    if (check_memory(request, request.length, put ? Access::write : Access::read) != Errc::ok) break;
+    left -= request.length;
+    std::byte* const remote = mapped + request.remote_offset;
+    std::byte* const local = request.local->data() + request.local_offset;
+    copy_bytes(put ? remote : local, put ? local : remote, request.length);
+    ++done;
+  } while (done < requests.size() && is_plain_copy(requests[done]) && requests[done].remote == target &&
+           requests[done].length <= left);
+  return done;
+}
+
 PostResult OutLink::post(std::span<const WorkRequest> requests, Deadline deadline) noexcept {
   PostResult result;
   if (local_->fork_guard.in_forked_child()) {
@@ -51,16 +94,25 @@ PostResult OutLink::post(std::span<const WorkRequest> requests, Deadline deadlin
     result.status = shut_status();
     return result;
   }
-  bool in_order = true;  // everything so far has finished, so the caller tells
+  if (!requests.empty() && is_plain_copy(requests.front())) result.accepted = copy_mapped(requests);
+  result.finished = result.accepted;
+  return result.accepted == requests.size() ? result : post_rest(requests, deadline, result);
+}
+
+PostResult OutLink::post_rest(std::span<const WorkRequest> requests, Deadline deadline, PostResult result) noexcept {
+  bool in_order = true;  // everything so far has finished, so the caller tells it
   bool sent = false;
   while (result.accepted < requests.size()) {
     const auto rest = requests.subspan(result.accepted);
-    std::uint32_t taken = 1;
+    std::uint32_t taken = is_plain_copy(rest.front()) ? copy_mapped(rest) : 0;
     Status status;
-    if (rides_ring(rest.front()) && (rest.front().flags & WorkRequest::kFence) == 0) {
+    if (taken > 0) {
+      // done
+    } else if (rides_ring(rest.front()) && (rest.front().flags & WorkRequest::kFence) == 0) {
       taken = take_messages(rest, status);
       sent = sent || taken > 0;
     } else {
+      taken = 1;
       status = take(rest.front(), deadline, sent);
       if (status.code == kQueued) {
         in_order = false;
@@ -134,16 +186,7 @@ OutLink::Moved OutLink::move_piece(const WorkRequest& request, std::uint64_t don
   std::byte* local = request.local->data() + request.local_offset + done;
   // The owner of the region, having revoked it, waits for this flag to fall.
   const RaisedFlag raised(*local_->lines, FlagLine::value(peer_, target.key.slot), barriers_);
-  if (gate_.load(std::memory_order_seq_cst) == Gate::shut) return {Way::refused, shut_status().code};
-  if (const auto refused = parts_.memory.header().refused.load(std::memory_order_relaxed); refused != 0) {
-    return {Way::refused, errc_from_wire(-std::int64_t{refused})};
-  }
-  const auto* validity = target.validity.load(std::memory_order_acquire);
-  if (validity == nullptr) {
-    const Errc verdict = target.verdict.load(std::memory_order_acquire);
-    return {Way::refused, verdict == Errc::ok ? Errc::again : verdict};
-  }
-  if (validity->load(std::memory_order_seq_cst) != target.key.generation) return {Way::refused, Errc::revoked};
+  if (const Moved seen = look(target); seen.way != Way::done) return seen;
 
   std::byte* mapped = target.mapped.load(std::memory_order_acquire);
   if (mapped == nullptr) return foreign_piece(request, target, done, bytes);
