@@ -116,7 +116,7 @@ TEST(VerbsWireTest, AnAddressCutAnywhereIsRefused) {
 
 TEST(VerbsWireTest, ImpossibleCountsAreRefusedBeforeAnythingIsMade) {
   ByteWriter out;
-  out.bytes({}).text("host").value(std::uint32_t{32}).value(std::uint32_t{0xFFFFFFFF});
+  out.bytes({}).text("host").value(std::uint32_t{32}).value(std::uint32_t{64}).value(std::uint32_t{0xFFFFFFFF});
   EXPECT_FALSE(Address::decode(out.view()));
 }
 

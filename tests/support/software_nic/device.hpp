@@ -92,6 +92,8 @@ class Device : public std::enable_shared_from_this<Device> {
   void post_event(ibv_context& context, ibv_event_type type, ibv_cq* queue) noexcept;
   void count_posted(std::uint64_t requests) noexcept { posted_.fetch_add(requests, std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t posted() const noexcept { return posted_.load(std::memory_order_relaxed); }
+  void count_not_ready() noexcept { not_ready_.fetch_add(1, std::memory_order_relaxed); }
+  [[nodiscard]] std::uint64_t not_ready() const noexcept { return not_ready_.load(std::memory_order_relaxed); }
 
  private:
   struct Handle : ibv_device {
@@ -117,6 +119,7 @@ class Device : public std::enable_shared_from_this<Device> {
   std::atomic<bool> frozen_{false};
   std::atomic<Execution> execution_{Execution::normal};
   std::atomic<std::uint64_t> posted_{0};
+  std::atomic<std::uint64_t> not_ready_{0};
 
   mutable std::shared_mutex mutex_;  ///< of ports and objects
   std::vector<Port> ports_;

@@ -105,6 +105,7 @@ bool launch(QueuePair& queue_pair, std::uint64_t position, const ibv_qp_attr& at
       queue_pair.retry_at = attributes.timeout == 0 ? kNever : Clock::now() + timeout_of(attributes.timeout);
       return false;
     case Answer::Kind::not_ready:
+      device.count_not_ready();
       if (attributes.rnr_retry != kForever && queue_pair.not_ready_tries == attributes.rnr_retry) {
         return ended(IBV_WC_RNR_RETRY_EXC_ERR);
       }

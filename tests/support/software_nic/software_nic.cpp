@@ -76,6 +76,12 @@ std::uint64_t SoftwareNic::posted_requests() const noexcept {
   return sum;
 }
 
+std::uint64_t SoftwareNic::not_ready_answers() const noexcept {
+  std::uint64_t sum = 0;
+  for (const auto& device : devices_) sum += device->not_ready();
+  return sum;
+}
+
 std::size_t SoftwareNic::objects() const {
   std::size_t sum = 0;
   for (const auto& device : devices_) sum += device->objects();

@@ -181,6 +181,7 @@ class Link {
   std::unique_ptr<OperationRing> operations_;  ///< made when a channel attaches
   std::vector<std::unique_ptr<Rail>> rails_;   ///< made once, when the peer is known; progress reads it without lock_
   std::uint32_t open_rails_ = 0;               ///< changed by progress only, which reads it without lock_
+  Rail* message_rail_ = nullptr;               ///< carries what has an order
   std::uint64_t data_cursor_ = 0;              ///< the lane of puts, gets and the NIC's atomics
   std::uint64_t message_cursor_ = 0;           ///< the lane of what needs a credit
   FixedQueue<std::uint64_t> held_;             ///< positions of fenced requests

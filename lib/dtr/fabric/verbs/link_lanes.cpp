@@ -113,15 +113,15 @@ Rail* Link::atomic_rail() noexcept {
 }
 
 Rail* Link::message_rail(bool spends) noexcept {
-  // The first one, and none while a lost rail has messages that may have to go again: so they keep their order.
-  for (const auto& rail : rails_) {
-    if (rail->in_doubt()) return nullptr;
+  // One carries all, as long as it stands. Another one takes over when both ends have drained it, and so the peer has
+  // taken what it brought: thus messages keep their order.
+  if (message_rail_ != nullptr && message_rail_->in_doubt()) return nullptr;
+  if (message_rail_ == nullptr || !message_rail_->usable()) {
+    const auto first = std::find_if(rails_.begin(), rails_.end(), [](const auto& rail) { return rail->usable(); });
+    message_rail_ = first == rails_.end() ? nullptr : first->get();
   }
-  for (const auto& rail : rails_) {
-    if (!rail->usable()) continue;
-    return rail->ring.has_room() && (!spends || rail->credits() > 0) ? rail.get() : nullptr;
-  }
-  return nullptr;
+  if (message_rail_ == nullptr || !message_rail_->ring.has_room()) return nullptr;
+  return !spends || message_rail_->credits() > 0 ? message_rail_ : nullptr;
 }
 
 // --- operations ---

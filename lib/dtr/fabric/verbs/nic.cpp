@@ -26,6 +26,7 @@ constexpr std::uint64_t kReceiveMark = 1ULL << 63;
 constexpr std::uint32_t kQueueEntries = 8192;  ///< of one completion queue, if the device allows
 constexpr std::uint32_t kReceiveQueue = 16384;
 constexpr std::uint32_t kBuffersPerChunk = 64;
+constexpr int kPolledAtOnce = 32;  ///< completions; so many buffers are spare, for receives that are being looked at
 constexpr std::size_t kMailboxBytes = 64;
 constexpr std::uint32_t kMaxGids = 256;  ///< an address handle counts its entries with one byte
 
@@ -198,7 +199,7 @@ Result<void> Nic::keep_receives(std::uint32_t wanted) {
         "max_srq_wr " + std::to_string(srq_capacity_) + " (verbs.credits makes a queue pair need fewer receives)",
         name(), "connect"));
   }
-  while (chunks_.size() * kBuffersPerChunk < wanted) {
+  while (chunks_.size() * kBuffersPerChunk < wanted + std::size_t{kPolledAtOnce}) {
     const std::size_t bytes = kBuffersPerChunk * buffer_bytes_;
     Chunk chunk{.memory = std::make_unique<std::byte[]>(bytes), .mr = {}};
     chunk.mr = MemoryRegion(api_, api_.reg_mr(pd_.get(), chunk.memory.get(), bytes, IBV_ACCESS_LOCAL_WRITE));
@@ -315,14 +316,18 @@ void Nic::drop_queue_pair(QueuePair queue_pair) noexcept {
 }
 
 int Nic::poll(int budget) noexcept {
-  constexpr int kBatch = 32;
-  std::array<ibv_wc, kBatch> completions;
+  std::array<ibv_wc, kPolledAtOnce> completions;
   int handled = 0;
   if (posted_ < wanted_) post_receives();  // what the device refused before
   for (std::size_t i = 0; i < queues_.size(); ++i) {
     int got = 0;
     do {
-      got = api_.poll_cq(queues_[i].cq.get(), kBatch, completions.data());
+      got = api_.poll_cq(queues_[i].cq.get(), kPolledAtOnce, completions.data());
+      const auto receives = std::count_if(completions.begin(), completions.begin() + std::max(got, 0),
+                                          [](const ibv_wc& each) { return (each.wr_id & kReceiveMark) != 0; });
+      // Others are posted in their place before anybody gives credits back for them.
+      posted_ -= static_cast<std::uint32_t>(receives);
+      if (receives > 0) post_receives();
       for (int k = 0; k < got; ++k) {
         const ibv_wc& completion = completions[static_cast<std::size_t>(k)];
         const auto member = members_.find(completion.qp_num);
@@ -336,12 +341,10 @@ int Nic::poll(int budget) noexcept {
           const bool message = completion.status == IBV_WC_SUCCESS && completion.opcode == IBV_WC_RECV;
           sink->on_received(completion, {buffer(number), message ? completion.byte_len : 0});
         }
-        --posted_;
         idle_buffers_.push_back(number);  // room was reserved with the buffer
       }
       handled += std::max(got, 0);
-      if (got > 0) post_receives();
-    } while (got == kBatch && handled < budget);
+    } while (got == kPolledAtOnce && handled < budget);
   }
   return handled;
 }

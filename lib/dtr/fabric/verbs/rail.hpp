@@ -53,7 +53,7 @@ class Rail final : public CompletionSink {
   [[nodiscard]] bool usable() const noexcept { return state == State::open && refused == 0; }
   /// Lost, and what the peer has got of it is not known yet.
   [[nodiscard]] bool in_doubt() const noexcept {
-    return (refused != 0 || state == State::draining || state == State::drained) && !ring.empty();
+    return (state == State::open && refused != 0) || state == State::draining || state == State::drained;
   }
   [[nodiscard]] std::uint64_t credits() const noexcept { return credit_limit + peer_consumed - spent; }
   /// In error, and the device has nothing more to give back, or takes too long.

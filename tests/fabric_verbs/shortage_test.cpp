@@ -1,0 +1,121 @@
+// Credits and buffers: what runs short waits for what ends the shortage, and nothing is sent that nobody can take.
+#include <gtest/gtest.h>
+
+#include "dtr/fabric/verbs/message_pool.hpp"
+#include "fabric_verbs/nics.hpp"
+#include "fabric_verbs/traffic.hpp"
+
+namespace dtr::testing {
+namespace {
+
+constexpr fabric::Port kPort = 42;
+
+std::vector<WorkRequest> messages(const std::vector<std::uint32_t>& values) {
+  std::vector<WorkRequest> made;
+  for (const std::uint32_t& value : values) {
+    made.push_back(WorkRequest::send(kPort, std::as_bytes(std::span(&value, 1)), nullptr));
+  }
+  return made;
+}
+
+std::vector<std::uint32_t> numbers(std::uint32_t count) {
+  std::vector<std::uint32_t> values(count);
+  for (std::uint32_t i = 0; i < count; ++i) values[i] = i;
+  return values;
+}
+
+TEST(VerbsShortageTest, ReceiversAreAlwaysReadyWhateverEachRankKeeps) {
+  Nics nics({.verbs = {.credits = 4}, .adjust = [](std::uint32_t rank, fabric::verbs::VerbsOptions& options) {
+               if (rank == 1) options.credits = 48;
+             }});
+  World world(nics.transport_case());
+  Tally first(3000);
+  Tally second(3000);
+  ASSERT_TRUE(world.rank(0).open_port(kPort, first));
+  ASSERT_TRUE(world.rank(1).open_port(kPort, second));
+  const auto values = numbers(3000);
+  std::thread other([&] { EXPECT_TRUE(run(world.rank(1), 0, messages(values), 60s)); });
+  EXPECT_TRUE(run(world.rank(0), 1, messages(values), 60s));
+  other.join();
+  EXPECT_TRUE(first.wait_for(3000));
+  EXPECT_TRUE(second.wait_for(3000));
+  EXPECT_TRUE(first.each_once());
+  EXPECT_TRUE(second.each_once());
+  for (const std::uint32_t rank : {0U, 1U}) {
+    EXPECT_EQ(nics.nic(rank).not_ready_answers(), 0U);
+    EXPECT_EQ(nics.nic(rank).calls(Call::create_qp), 1U) << "a queue pair was lost";
+  }
+  world.rank(0).close_port(kPort);
+  world.rank(1).close_port(kPort);
+}
+
+TEST(VerbsShortageTest, TwoRanksThatFillTheirPoolsWithMessagesToEachOtherBothGetThemAll) {
+  Nics nics({.verbs = {.credits = 4, .message_pool = 1}});
+  World world(nics.transport_case());
+  constexpr std::uint32_t kCount = 500;
+  Tally first(kCount);
+  Tally second(kCount);
+  ASSERT_TRUE(world.rank(0).open_port(kPort, first));
+  ASSERT_TRUE(world.rank(1).open_port(kPort, second));
+  const auto values = numbers(kCount);
+  std::thread other([&] { EXPECT_TRUE(run(world.rank(1), 0, messages(values), 60s)); });
+  EXPECT_TRUE(run(world.rank(0), 1, messages(values), 60s));
+  other.join();
+  EXPECT_TRUE(first.wait_for(kCount));
+  EXPECT_TRUE(second.wait_for(kCount));
+  world.rank(0).close_port(kPort);
+  world.rank(1).close_port(kPort);
+}
+
+TEST(VerbsShortageTest, APoolThatMayNotGrowAsksForNothingUntilABufferComesBack) {
+  const std::vector<std::unique_ptr<fabric::verbs::Nic>> none;
+  fabric::verbs::MessagePool pool(none, 64, 1);
+  constexpr auto kNone = fabric::verbs::MessagePool::kNone;
+  constexpr auto kNever = std::numeric_limits<std::int64_t>::max();
+  EXPECT_EQ(pool.take(), kNone);
+  EXPECT_TRUE(pool.may_grow());
+  EXPECT_EQ(pool.relieve(1), kNever);
+  std::vector<std::uint32_t> taken;
+  for (std::uint32_t buffer = pool.take(); buffer != kNone; buffer = pool.take()) taken.push_back(buffer);
+  EXPECT_EQ(taken.size(), 64U);
+  EXPECT_FALSE(pool.may_grow()) << "looking again would be in vain";
+  EXPECT_EQ(pool.relieve(2), kNever);
+  EXPECT_TRUE(pool.give(taken.back())) << "somebody waits for it";
+  EXPECT_FALSE(pool.give(taken.front())) << "and is told once";
+}
+
+TEST(VerbsShortageTest, APoolThatTheDeviceRefusesIsTriedAgainLater) {
+  Nics nics({.verbs = {.eager_world = 0}});
+  World world(nics.transport_case());
+  Tally tally(200);
+  ASSERT_TRUE(world.target().open_port(kPort, tally));
+  const auto values = numbers(200);
+  ASSERT_TRUE(run(world.initiator(), 1, {WorkRequest::notify(kPort, 0, nullptr)}));
+  nics.nic(0).fail_call({.call = Call::reg_mr, .nth = 1, .error = ENOMEM, .times = 2});
+  const auto result = run(world.initiator(), 1, messages(values), 30s);
+  EXPECT_TRUE(result) << result.error().to_string();
+  EXPECT_TRUE(tally.wait_for(201));
+  world.target().close_port(kPort);
+}
+
+TEST(VerbsShortageTest, WhatWaitedForRoomGoesOutInChains) {
+  Nics nics({.verbs = {.queue_depth = 64}});
+  World world(nics.transport_case());
+  Memory source(world.initiator(), 1 << 16, true);
+  Memory sink(world.target(), 1 << 16, true);
+  source.pattern(9);
+  const auto* remote = value_or_throw(world.initiator().import(1, sink.region()->key()));
+  std::vector<WorkRequest> batch;
+  for (std::uint64_t i = 0; i < 4096; ++i) {
+    const std::uint64_t at = i % 1024 * 64;
+    batch.push_back(WorkRequest::put({source.region(), at}, {remote, at}, 64, nullptr));
+  }
+  const auto& nic = nics.nic(0);
+  const auto doorbells = nic.calls(Call::post_send);
+  ASSERT_TRUE(run(world.initiator(), 1, batch, 60s));
+  EXPECT_LT(nic.calls(Call::post_send) - doorbells, batch.size() / 4);
+  EXPECT_EQ(sink.mismatches(9, 0, sink.size()), 0U);
+}
+
+}  // namespace
+}  // namespace dtr::testing
