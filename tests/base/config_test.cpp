@@ -314,7 +314,7 @@ TEST_F(ConfigTest, RulesBeyondTheRangeAreChecked) {
   EXPECT_EQ(code_complaint({{"memory.pool_bytes", "2GiB"}, {"memory.pool_max_bytes", "1GiB"}}),
             "memory.pool_bytes = 2147483648 (code) exceeds memory.pool_max_bytes = 1073741824 (code)");
   EXPECT_EQ(environment_complaint({{"DTR_RUNTIME_HEARTBEAT_INTERVAL_MS", "1min"}}),
-            "runtime.heartbeat_interval_ms = 60000 (environment DTR_RUNTIME_HEARTBEAT_INTERVAL_MS) exceeds "
+            "runtime.heartbeat_interval_ms = 60000 (environment DTR_RUNTIME_HEARTBEAT_INTERVAL_MS) exceeds half of "
             "runtime.heartbeat_timeout_ms = 30000 (default)");
 }
 

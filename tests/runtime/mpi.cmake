@@ -7,3 +7,4 @@ add_test(NAME runtime/every-mpi-function-is-counted
 set_tests_properties(runtime/every-mpi-function-is-counted PROPERTIES LABELS mpi)
 
 dtr_mpi_test(runtime/stopped-rank 2 runtime_stopped_rank_mpi TIMEOUT 120)
+dtr_mpi_test(runtime/heartbeat 4 runtime_heartbeat_mpi TIMEOUT 300)

@@ -20,10 +20,15 @@ constexpr std::string_view kDefault = "default";
 constexpr std::array<std::string_view, 5> kOtherVariables{"DTR_TEST_", "DTR_WITH_", "DTR_BUILD_", "DTR_SANITIZE",
                                                           "DTR_WERROR"};
 
-/// Pairs of rows of which the first may not exceed the second.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 2> kOrdered{
-    {{"memory.pool_bytes", "memory.pool_max_bytes"},
-     {"runtime.heartbeat_interval_ms", "runtime.heartbeat_timeout_ms"}}};
+/// Pairs of rows of which the first may not exceed the second, or its half.
+struct Ordered {
+  std::string_view low;
+  std::string_view high;
+  std::int64_t times = 1;
+};
+constexpr std::array<Ordered, 2> kOrdered{
+    {{.low = "memory.pool_bytes", .high = "memory.pool_max_bytes", .times = 1},
+     {.low = "runtime.heartbeat_interval_ms", .high = "runtime.heartbeat_timeout_ms", .times = 2}}};
 
 constexpr std::size_t kNoRow = static_cast<std::size_t>(-1);
 
@@ -200,14 +205,16 @@ Result<void> Config::set_from_code(const ConfigPairs& overrides) {
 }
 
 Result<void> Config::check_pairs() const {
-  for (const auto& [low_key, high_key] : kOrdered) {
+  for (const auto& [low_key, high_key, times] : kOrdered) {
     const Value& low = values_[row_of_key(low_key)];
     const Value& high = values_[row_of_key(high_key)];
-    if (low.integer <= high.integer) continue;
+    if (low.integer <= high.integer / times) continue;
     const auto words = [](std::string_view key, const Value& value) {
       return std::string(key) + " = " + value.text + " (" + value.origin + ")";
     };
-    return fail(Errc::config_error, words(low_key, low) + " exceeds " + words(high_key, high), kOperation);
+    return fail(Errc::config_error,
+                words(low_key, low) + (times == 1 ? " exceeds " : " exceeds half of ") + words(high_key, high),
+                kOperation);
   }
   return {};
 }

@@ -59,9 +59,11 @@ constexpr Setting kSettings[] = {
     {.key = "failure.detect_ms", .type = integer, .unit = milliseconds, .initial = "5000", .minimum = 10, .maximum = kDayMs,
      .help = "Within this time after a peer's death its operations end with peer_failed."},
     {.key = "runtime.heartbeat_interval_ms", .type = integer, .unit = milliseconds, .initial = "1000", .minimum = 10, .maximum = kDayMs,
-     .help = "Checked, and without effect yet. Time between two signs of life.", .key_aliases = "coordinator.heartbeat_interval_ms"},
+     .help = "Time between two signs of life that ranks give those who watch them; at most half of the time-out. Rank 0's counts for all.", .key_aliases = "coordinator.heartbeat_interval_ms"},
     {.key = "runtime.heartbeat_timeout_ms", .type = integer, .unit = milliseconds, .initial = "30000", .minimum = 20, .maximum = kDayMs,
-     .help = "Checked, and without effect yet. A silent peer is declared failed after this time.", .key_aliases = "coordinator.heartbeat_timeout_ms"},
+     .help = "A rank that was silent for this time is declared failed on all others, at most two intervals later. Rank 0's counts for all.", .key_aliases = "coordinator.heartbeat_timeout_ms"},
+    {.key = "runtime.watch_width", .type = integer, .initial = "64", .minimum = 1, .maximum = 1024,
+     .help = "How many ranks below it each rank watches, beside the one above it. Rank 0's counts for all."},
     {.key = "runtime.address", .type = text,
      .help = "Read and not used: peers are found through MPI and there is no coordinator process. Accepted so that files with a `[coordinator]` section load.", .key_aliases = "coordinator.address"},
 

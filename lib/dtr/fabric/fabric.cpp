@@ -430,13 +430,21 @@ void Fabric::close_port(Port port) noexcept {
   }
 }
 
+void Fabric::on_arrival(PeerId from) noexcept {
+  if (from >= peers_.size()) return;
+  auto& heard = peers_[from]->heard;  // progress alone writes it
+  heard.store(heard.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+}
+
 void Fabric::on_notify(PeerId from, Port port, std::uint32_t value) noexcept {
+  on_arrival(from);
   if (!ports_.notify(from, port, value)) {
     on_peer_down(from, Errc::resource_exhausted, "its notifications for an unopened port exceed fabric.hold_bytes");
   }
 }
 
 void Fabric::on_message(PeerId from, Port port, std::span<const std::byte> payload) noexcept {
+  on_arrival(from);
   if (!ports_.message(from, port, payload)) {
     on_peer_down(from, Errc::resource_exhausted, "its messages for an unopened port exceed fabric.hold_bytes");
   }
@@ -457,7 +465,7 @@ void Fabric::on_peer_down(PeerId id, Errc code, std::string_view why) noexcept {
 void Fabric::declare_down(PeerId id, Errc code, std::string_view why) noexcept {
   if (id >= peers_.size() || id == self() || fork_guard_.in_forked_child()) return;
   const auto act = [&] {
-    if (peers_[id]->transport != nullptr) peers_[id]->transport->fence(id);
+    if (code != Errc::fenced && peers_[id]->transport != nullptr) peers_[id]->transport->fence(id);
     on_peer_down(id, code, why);
   };
   if (engine_->in_progress()) {
@@ -470,6 +478,10 @@ void Fabric::declare_down(PeerId id, Errc code, std::string_view why) noexcept {
 
 Errc Fabric::peer_state(PeerId peer) const noexcept {
   return peer < peers_.size() ? peers_[peer]->down.load(std::memory_order_acquire) : Errc::not_found;
+}
+
+std::uint64_t Fabric::heard(PeerId peer) const noexcept {
+  return peer < peers_.size() ? peers_[peer]->heard.load(std::memory_order_relaxed) : 0;
 }
 
 Error Fabric::peer_error(PeerId id, std::string_view operation) const {

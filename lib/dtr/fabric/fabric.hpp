@@ -130,7 +130,11 @@ class Fabric final : public Receiver {
   [[nodiscard]] Errc peer_state(PeerId peer) const noexcept;
   [[nodiscard]] Error peer_error(PeerId peer, std::string_view operation) const;
 
+  /// A number that grows whenever something comes from the peer that its process has sent.
+  [[nodiscard]] std::uint64_t heard(PeerId peer) const noexcept;
+
   /// Declares a peer down on someone else's word: its operations end, its connections are refused with `fenced`.
+  /// Code `fenced`: it is the peer that has shut this process out, so nothing is refused here.
   void declare_down(PeerId peer, Errc code, std::string_view why) noexcept;
 
   // --- progress and self-description ---
@@ -142,6 +146,7 @@ class Fabric final : public Receiver {
   // Receiver
   void on_notify(PeerId from, Port port, std::uint32_t value) noexcept override;
   void on_message(PeerId from, Port port, std::span<const std::byte> payload) noexcept override;
+  void on_arrival(PeerId from) noexcept override;
   void on_peer_down(PeerId peer, Errc code, std::string_view why) noexcept override;
 
  private:

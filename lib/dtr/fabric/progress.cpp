@@ -78,8 +78,19 @@ Result<void> ProgressEngine::add(ProgressSource& source) {
       return fail(errno_error(errno, "epoll_ctl", "start progress"));
     }
   }
-  sources_.push_back(&source);
+  if (in_progress()) {
+    sources_.push_back(&source);
+  } else {
+    exclusively([&] { sources_.push_back(&source); });
+  }
   return {};
+}
+
+void ProgressEngine::remove(ProgressSource& source) noexcept {
+  exclusively([&] { std::erase(sources_, &source); });
+  if (source.wait_descriptor() >= 0) {
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, source.wait_descriptor(), nullptr);
+  }
 }
 
 Result<void> ProgressEngine::start() {

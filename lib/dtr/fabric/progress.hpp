@@ -37,8 +37,10 @@ class ProgressEngine {
   ProgressEngine(const ProgressEngine&) = delete;
   ProgressEngine& operator=(const ProgressEngine&) = delete;
 
-  /// Before start only. The source must outlive stop().
+  /// Any thread. The source must outlive stop() or remove().
   [[nodiscard]] Result<void> add(ProgressSource& source);
+  /// After this returns the source is not called any more. Not from a callback.
+  void remove(ProgressSource& source) noexcept;
 
   [[nodiscard]] Result<void> start();
   void stop() noexcept;

@@ -36,6 +36,9 @@ class Receiver {
   virtual ~Receiver() = default;
   virtual void on_notify(PeerId from, Port port, std::uint32_t value) noexcept = 0;
   virtual void on_message(PeerId from, Port port, std::span<const std::byte> payload) noexcept = 0;
+  /// Something came that only a running peer sends, such as a part of a long transfer. Notifications and messages
+  /// need not be told twice.
+  virtual void on_arrival(PeerId /*from*/) noexcept {}
   /// The peer is dead (peer_failed) or said goodbye (peer_left). Told once a transport and peer.
   virtual void on_peer_down(PeerId peer, Errc code, std::string_view why) noexcept = 0;
 };

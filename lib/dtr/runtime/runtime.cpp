@@ -29,9 +29,15 @@ struct Introduction {
   Bytes address{};
   std::int32_t servers = 0;
   std::uint8_t colocated = 0;
+  std::uint8_t speaks = 0;        ///< see ControlOptions
+  std::uint32_t watch_width = 0;  ///< rank 0's is the job's, as what follows
+  std::int64_t heartbeat_interval_ms = 0;
+  std::int64_t heartbeat_timeout_ms = 0;
 
   [[nodiscard]] Bytes pack() const {
-    return ByteWriter().text(failure).text(host).value(token).bytes(address).value(servers).value(colocated).take();
+    ByteWriter out;
+    out.text(failure).text(host).value(token).bytes(address).value(servers).value(colocated).value(speaks);
+    return out.value(watch_width).value(heartbeat_interval_ms).value(heartbeat_timeout_ms).take();
   }
   [[nodiscard]] static Result<Introduction> unpack(std::span<const std::byte> bytes, int rank) {
     ByteReader in(bytes);
@@ -43,6 +49,10 @@ struct Introduction {
     intro.address.assign(address.begin(), address.end());
     intro.servers = in.value<std::int32_t>();
     intro.colocated = in.value<std::uint8_t>();
+    intro.speaks = in.value<std::uint8_t>();
+    intro.watch_width = in.value<std::uint32_t>();
+    intro.heartbeat_interval_ms = in.value<std::int64_t>();
+    intro.heartbeat_timeout_ms = in.value<std::int64_t>();
     if (!in.ok() || !in.at_end()) return fail(Errc::truncated, "malformed introduction", "init", rank);
     return intro;
   }
@@ -87,7 +97,7 @@ struct Runtime::Prepared {
   std::unique_ptr<Bootstrap> world;
   std::unique_ptr<Bootstrap> role_group;
   std::unique_ptr<fabric::Fabric> fabric;
-  std::unique_ptr<Control> control;
+  ControlOptions control;
   HostPlace place;
   int servers = 0;
   bool colocated = false;
@@ -144,6 +154,10 @@ Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
     mine.address = made.fabric->address();
     mine.servers = options.servers;
     mine.colocated = options.colocated ? 1 : 0;
+    mine.speaks = made.config.text("progress.mode") == "thread" ? 1 : 0;
+    mine.watch_width = static_cast<std::uint32_t>(made.config.integer("runtime.watch_width"));
+    mine.heartbeat_interval_ms = made.config.integer("runtime.heartbeat_interval_ms");
+    mine.heartbeat_timeout_ms = made.config.integer("runtime.heartbeat_timeout_ms");
   } else {
     mine.failure = alone.error().to_string();
   }
@@ -164,7 +178,13 @@ Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
                            roles_text(intro->servers, intro->colocated != 0) + " there",
                        "init", r);
     }
-    if (r == 0) token = intro->token;
+    if (r == 0) {
+      token = intro->token;
+      made.control.watch = {.width = std::max<std::uint32_t>(intro->watch_width, 1),
+                            .interval = milliseconds(intro->heartbeat_interval_ms),
+                            .timeout = milliseconds(intro->heartbeat_timeout_ms)};
+    }
+    made.control.speaks.push_back(intro->speaks != 0);
     hosts.push_back(std::move(intro->host));
     addresses.push_back(std::move(intro->address));
   }
@@ -176,9 +196,7 @@ Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
     if (!group) return dtr::fail(std::move(group.error()));
     made.role_group = std::move(*group);
   }
-  made.control = std::make_unique<Control>(*made.fabric,
-                                           duration_cast<milliseconds>(made.config.duration("timeout.operation_ms")));
-  if (auto started = made.control->start(); !started) return dtr::fail(std::move(started.error()));
+  made.control.message_timeout = duration_cast<milliseconds>(made.config.duration("timeout.operation_ms"));
   return made;
 }
 
@@ -199,7 +217,7 @@ Runtime::Runtime(Prepared prepared)
       world_(std::move(prepared.world)),
       role_group_(std::move(prepared.role_group)),
       fabric_(std::move(prepared.fabric)),
-      control_(std::move(prepared.control)),
+      control_(std::make_unique<Control>(*fabric_, metrics_, std::move(prepared.control))),
       place_(prepared.place),
       rank_(world_->rank()),
       size_(world_->size()),
@@ -209,6 +227,7 @@ Runtime::Runtime(Prepared prepared)
       operation_timeout_(duration_cast<milliseconds>(config_.duration("timeout.operation_ms"))),
       transfer_timeout_(config_.duration("transfer.timeout_s")),
       transfer_timeout_grows_(!config_.is_set("transfer.timeout_s")) {
+  value_or_throw(control_->start());
   pool_ = std::make_shared<Pool>(*fabric_, static_cast<std::size_t>(config_.integer("memory.pool_bytes")),
                                  static_cast<std::size_t>(config_.integer("memory.pool_max_bytes")));
   if (const std::string& path = config_.text("metrics.file"); !path.empty()) {
@@ -245,6 +264,13 @@ Result<void> Runtime::check_peers() const {
 Deadline Runtime::transfer_deadline(std::uint64_t bytes) const {
   if (!transfer_timeout_grows_) return transfer_timeout_;
   return transfer_timeout_ + std::chrono::duration<double>(static_cast<double>(bytes) * 1e-9);
+}
+
+Result<void> Runtime::heartbeat() {
+  if (finalized_.load()) return dtr::fail(Errc::closed, "the Runtime has ended", "heartbeat");
+  auto alive = control_->heartbeat();
+  if (alive && config_.text("progress.mode") == "inline") fabric_->progress().poll();  // so that it gets on its way
+  return alive;
 }
 
 Result<void> Runtime::barrier(BarrierOptions roles) {
@@ -340,12 +366,13 @@ Result<void> Runtime::finalize() {
 Result<void> Runtime::finalize(Deadline deadline) {
   if (fabric_->progress().in_progress()) return dtr::fail(Errc::would_deadlock, "called from a callback", "finalize");
   if (finalized_.exchange(true)) return {};
-  control_->expect_goodbyes();
+  control_->begin_end();
   // Everybody first comes to the end, so that nobody's goodbye meets an open operation.
   const Control::Members everyone{.first = 0, .count = static_cast<std::uint32_t>(size_)};
   Result<void> outcome = control_->first_gone(everyone) ? dtr::fail(control_->why_gone(everyone, "finalize", deadline))
                                                         : control_->barrier(*world_, everyone, "finalize", deadline);
   if (outcome) {
+    control_->all_at_end();
     // Who stops answering while somebody's connection to him is still being made leaves that rank waiting for it: all
     // end their own channels first, and meet once more.
     outcome = fabric_->close_channels(deadline);

@@ -93,6 +93,14 @@ class Runtime final : public Group {
   /// Errors: invalid_argument (0 bytes), resource_exhausted.
   [[nodiscard]] Result<Buffer> allocate(std::size_t bytes);
 
+  // --- liveness ---
+
+  /// Tells the ranks that watch this one that it lives. With progress.mode = thread the thread does so by itself. With
+  /// inline silence is held against a rank only from its first call on: it promises a heartbeat, a wait or progress()
+  /// within each runtime.heartbeat_timeout_ms. Any thread, callbacks too; waits for nobody.
+  /// Errors: fenced (the others have declared this rank failed), closed, forked.
+  [[nodiscard]] Result<void> heartbeat();
+
   // --- stopping ---
 
   /// Asks this rank to stop soon. Async-signal-safe: an application calls it from its own handler.
@@ -126,7 +134,7 @@ class Runtime final : public Group {
   /// One look at everything; only needed with progress.mode = inline. True if something was handled.
   bool progress() noexcept { return fabric_->progress().poll(); }
 
-  /// The first peer known to be dead, or ok.
+  /// The first peer known to be dead, or ok. Error `fenced`: the others have declared this rank failed.
   [[nodiscard]] Result<void> check_peers() const;
 
  private:

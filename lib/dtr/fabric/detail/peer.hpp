@@ -29,6 +29,7 @@ struct Fabric::Peer {
   std::atomic<Channel*> channel{nullptr};
   std::unique_ptr<Channel> channel_owner;
   std::atomic<bool> has_backlog{false};
+  std::atomic<std::uint64_t> heard{0};  ///< see Fabric::heard
   mutable std::mutex mutex;
 
   /// False if the peer is down already.

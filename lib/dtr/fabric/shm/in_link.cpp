@@ -97,6 +97,7 @@ bool InLink::take(const RingConsumer::Frame& frame) {
       return true;
     }
     case FrameType::put:
+      local_.receiver.on_arrival(parts_.peer);
       return take_put(frame);
     case FrameType::get:
       return take_get(frame);

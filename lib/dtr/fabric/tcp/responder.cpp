@@ -86,6 +86,7 @@ void Responder::receive() noexcept {
     budget -= std::min(budget, static_cast<std::size_t>(n));
     if (static_cast<std::size_t>(n) < room) break;  // the socket is empty
   }
+  if (budget < kBytesAtOnce) hub_.context.receiver.on_arrival(peer_.id);
   answer();
   if (reader_.said_goodbye() && !peer_.left) {
     peer_.left = true;

@@ -27,69 +27,6 @@ std::string list_ranks(const std::vector<int>& ranks) {
 
 }  // namespace
 
-Runtime::Control::Control(fabric::Fabric& fabric, std::chrono::milliseconds message_timeout)
-    : fabric_(fabric), message_timeout_(message_timeout), fragment_bytes_(fabric.max_message() - sizeof(Fragment)) {}
-
-Runtime::Control::~Control() {
-  if (open_) fabric_.close_port(kPort);
-}
-
-Result<void> Runtime::Control::start() {
-  if (auto opened = fabric_.open_port(kPort, *this); !opened) return opened;
-  open_ = true;
-  say_hello();
-  return {};
-}
-
-// --- the watch tree ---
-
-std::optional<fabric::PeerId> Runtime::Control::watcher() const noexcept {
-  fabric::PeerId rank = fabric_.self();
-  while (rank != kRoot) {
-    rank = (rank - 1) / kWatchWidth;
-    if (fabric_.peer_state(rank) == Errc::ok) return rank;
-  }
-  return std::nullopt;
-}
-
-void Runtime::Control::say_hello() noexcept {
-  if (const auto parent = watcher()) send(*parent, ByteWriter().value(Kind::hello).take(), message_timeout_);
-}
-
-void Runtime::Control::on_peer_down(fabric::PeerId peer, const Error& error) noexcept {
-  bool was_watcher = false;
-  {
-    const std::lock_guard lock(mutex_);
-    gone_.insert(peer);
-    if (error.code == Errc::peer_left && ending_.load(std::memory_order_relaxed)) return;
-    if (error.code != Errc::peer_left && !first_failure_) {
-      first_failure_ = error;
-      failed_.store(true, std::memory_order_release);
-    }
-    for (fabric::PeerId rank = fabric_.self(); rank != kRoot && !was_watcher;) {
-      rank = (rank - 1) / kWatchWidth;
-      was_watcher = rank == peer;
-    }
-  }
-  spread_down(peer, error.code, error.message, peer);
-  if (was_watcher) say_hello();  // to the next one up, so that this rank stays watched
-}
-
-void Runtime::Control::spread_down(fabric::PeerId dead, Errc code, std::string_view why,
-                                   fabric::PeerId except) noexcept {
-  const Bytes message = ByteWriter().value(Kind::down).value(dead).value(code).text(why.substr(0, 512)).take();
-  const auto tell = [&](fabric::PeerId to) {
-    if (to != except && to != dead && to != fabric_.self() && fabric_.peer_state(to) == Errc::ok) {
-      send(to, message, message_timeout_);
-    }
-  };
-  if (const auto parent = watcher()) tell(*parent);
-  const std::uint64_t first_child = std::uint64_t{fabric_.self()} * kWatchWidth + 1;
-  for (std::uint64_t child = first_child; child < first_child + kWatchWidth && child < fabric_.size(); ++child) {
-    tell(static_cast<fabric::PeerId>(child));
-  }
-}
-
 // --- messages ---
 
 void Runtime::Control::send(fabric::PeerId to, std::span<const std::byte> message, Deadline deadline) noexcept {
@@ -148,7 +85,7 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
   ByteReader in(message);
   switch (in.value<Kind>()) {
     case Kind::hello:
-      return;
+      return adopt(from);
     case Kind::contribution: {
       std::string topic = in.text();
       const auto round = in.value<std::uint64_t>();
@@ -188,7 +125,7 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
       const auto expected = in.value<Members>();
       if (!in.ok() || expected.first + std::uint64_t{expected.count} > fabric_.size()) break;
       const std::string text = missing_at_root({std::move(topic), round}, expected);
-      return send(from, ByteWriter().value(Kind::answer).value(number).text(text).take(), message_timeout_);
+      return send(from, ByteWriter().value(Kind::answer).value(number).text(text).take(), options_.message_timeout);
     }
     case Kind::answer: {
       const auto number = in.value<std::uint64_t>();
@@ -203,8 +140,13 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
       const auto code = in.value<Errc>();
       const std::string why = in.text();
       if (!in.ok() || dead >= fabric_.size()) break;
-      if (fabric_.peer_state(dead) != Errc::ok) return;
-      fabric_.declare_down(dead, code, why);  // comes back through on_peer_down and is passed on from there
+      return take_news(from, dead, code, why);
+    }
+    case Kind::beat: {
+      const auto speaks = in.value<std::uint8_t>();
+      if (!in.ok()) break;
+      beats_heard_.add();
+      if (speaks != 0) silence_.promises(from);
       return;
     }
   }
@@ -228,7 +170,7 @@ void Runtime::Control::contribute(const Meeting& meeting, Members members, int r
   for (const auto& [from, part] : all) out.bytes(part);
   const Bytes message = out.take();
   for (fabric::PeerId to = members.first; to < members.first + members.count; ++to) {
-    send(to, message, message_timeout_);
+    send(to, message, options_.message_timeout);
   }
 }
 

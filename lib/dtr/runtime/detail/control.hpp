@@ -1,4 +1,4 @@
-// The control path of a Runtime: small words between ranks over the fabric. Who came to what, who is dead.
+// The control path of a Runtime: small words between ranks over the fabric. Who came to what, who lives, who is dead.
 // Internal to runtime/.
 #pragma once
 
@@ -12,26 +12,44 @@
 #include <string_view>
 #include <vector>
 
+#include "dtr/base/fork_guard.hpp"
+#include "dtr/base/metrics.hpp"
 #include "dtr/bootstrap/bootstrap.hpp"
 #include "dtr/fabric/fabric.hpp"
+#include "dtr/runtime/detail/silence_table.hpp"
 #include "dtr/runtime/group.hpp"
 #include "dtr/runtime/runtime.hpp"
 
 namespace dtr::inline v0 {
 
+/// How ranks know that the others live. The same on all ranks: rank 0's.
+struct WatchOptions {
+  std::uint32_t width = 64;
+  std::chrono::milliseconds interval{1000};
+  std::chrono::milliseconds timeout{30000};
+};
+
+struct ControlOptions {
+  std::chrono::milliseconds message_timeout{30000};
+  WatchOptions watch{};
+  /// By rank: it has a progress thread, which speaks for it whatever its application does.
+  std::vector<bool> speaks{};
+};
+
 /// The first member of a meeting collects; a watch tree makes every death known to all. Handlers run on progress, the
 /// rest on any thread.
-class Runtime::Control final : public fabric::PortHandler {
+class Runtime::Control final : public fabric::PortHandler, private fabric::ProgressSource {
  public:
   static constexpr fabric::Port kPort = 0;
-  /// A rank is watched by its parent in a tree of this width: the parent has a connection to it and tells the others.
-  static constexpr std::uint32_t kWatchWidth = 64;
 
-  Control(fabric::Fabric& fabric, std::chrono::milliseconds message_timeout);
+  Control(fabric::Fabric& fabric, MetricsRegistry& metrics, ControlOptions options);
   ~Control() override;
 
-  /// Opens the port and links this rank into the watch tree.
+  /// Opens the port, links this rank into the watch tree, and begins to give and to want signs of life.
   [[nodiscard]] Result<void> start();
+
+  /// Signs of life to all who watch this rank, now; and a promise of more. Error: fenced.
+  [[nodiscard]] Result<void> heartbeat();
 
   /// Among the ranks [members.first, members.first + members.count), of which this is one.
   struct Members {
@@ -54,15 +72,17 @@ class Runtime::Control final : public fabric::PortHandler {
   /// After a member has gone: the death behind it if one becomes known soon, else that it left.
   [[nodiscard]] Error why_gone(Members members, const std::string& operation, Deadline deadline);
 
-  /// From here on peers leave because the job ends.
-  void expect_goodbyes() noexcept { ending_.store(true, std::memory_order_relaxed); }
+  /// This rank ends: it makes no new connections for the sake of the watch tree.
+  void begin_end() noexcept { ending_.store(true, std::memory_order_relaxed); }
+  /// All have come to the end. From here on peers leave and fall silent because the job is over.
+  void all_at_end() noexcept { over_.store(true, std::memory_order_relaxed); }
 
   void on_notify(fabric::PeerId from, std::uint32_t value) noexcept override;
   void on_message(fabric::PeerId from, std::span<const std::byte> payload) noexcept override;
   void on_peer_down(fabric::PeerId peer, const Error& error) noexcept override;
 
  private:
-  enum class Kind : std::uint8_t { hello = 1, contribution, arrival, outcome, question, answer, down };
+  enum class Kind : std::uint8_t { hello = 1, contribution, arrival, outcome, question, answer, down, beat };
 
   /// A message of any length goes as fragments; this is in front of each.
   struct Fragment {
@@ -79,9 +99,21 @@ class Runtime::Control final : public fabric::PortHandler {
   void send(fabric::PeerId to, std::span<const std::byte> message, Deadline deadline) noexcept;
   void handle(fabric::PeerId from, std::span<const std::byte> message);
   void contribute(const Meeting& meeting, Members members, int rank, Bytes bytes);
-  void spread_down(fabric::PeerId dead, Errc code, std::string_view why, fabric::PeerId except) noexcept;
-  [[nodiscard]] std::optional<fabric::PeerId> watcher() const noexcept;
-  void say_hello() noexcept;
+
+  // control_watch.cpp, with the turn of progress
+  int progress(int budget) noexcept override;
+  [[nodiscard]] int wait_descriptor() const noexcept override { return -1; }
+  [[nodiscard]] bool prepare_sleep() noexcept override;
+  [[nodiscard]] Deadline::Clock::time_point next_deadline() const noexcept override { return next_tick_; }
+  void tick(Deadline::Clock::time_point now);
+  void beat(fabric::PeerId to) noexcept;
+  void settle_in(bool first);
+  void adopt(fabric::PeerId peer);
+  void say_hello(fabric::PeerId to);
+  void take_news(fabric::PeerId from, fabric::PeerId dead, Errc code, const std::string& why);
+  void expelled_by(fabric::PeerId peer, const std::string& why);
+  [[nodiscard]] std::vector<fabric::PeerId> neighbours() const;
+  [[nodiscard]] static Bytes news_of(fabric::PeerId dead, Errc code, std::string_view why);
   /// Tells rank 0 that this rank came to the next meeting of a topic. Returns its number.
   std::uint64_t announce(std::string_view topic, Deadline deadline);
   /// "ranks 2, 5": those of `expected` that `root` has not seen at a meeting; asks it if it is another rank.
@@ -90,11 +122,25 @@ class Runtime::Control final : public fabric::PortHandler {
   [[nodiscard]] std::string missing_at_root(const Meeting& meeting, Members expected) const;
 
   fabric::Fabric& fabric_;
-  std::chrono::milliseconds message_timeout_;
+  ForkGuard fork_guard_;
+  ControlOptions options_;
   std::size_t fragment_bytes_;
   bool open_ = false;
   std::atomic<bool> ending_{false};
-  std::atomic<bool> failed_{false};  ///< first_failure_ is set
+  std::atomic<bool> over_{false};
+  std::atomic<bool> failed_{false};    ///< first_failure_ is set
+  std::atomic<bool> promised_{false};  ///< signs of life come although there is no progress thread
+
+  Counter& beats_sent_;
+  Counter& beats_heard_;
+  Counter& declared_failed_;
+
+  // With the turn of progress.
+  SilenceTable silence_;  ///< of all neighbours in the watch tree
+  Deadline::Clock::time_point next_tick_ = Deadline::Clock::time_point::max();
+  std::uint32_t looks_ = 0;
+  bool look_at_clock_ = false;
+  bool expelled_ = false;  ///< the others have declared this rank failed
 
   mutable std::mutex mutex_;
   std::uint64_t next_message_ = 0;
