@@ -465,7 +465,8 @@ void Fabric::on_peer_down(PeerId id, Errc code, std::string_view why) noexcept {
 void Fabric::declare_down(PeerId id, Errc code, std::string_view why) noexcept {
   if (id >= peers_.size() || id == self() || fork_guard_.in_forked_child()) return;
   const auto act = [&] {
-    if (code != Errc::fenced && peers_[id]->transport != nullptr) peers_[id]->transport->fence(id);
+    const bool to_be_kept_out = code != Errc::fenced && code != Errc::peer_left;
+    if (to_be_kept_out && peers_[id]->transport != nullptr) peers_[id]->transport->fence(id);
     on_peer_down(id, code, why);
   };
   if (engine_->in_progress()) {

@@ -134,7 +134,7 @@ class Fabric final : public Receiver {
   [[nodiscard]] std::uint64_t heard(PeerId peer) const noexcept;
 
   /// Declares a peer down on someone else's word: its operations end, its connections are refused with `fenced`.
-  /// Code `fenced`: it is the peer that has shut this process out, so nothing is refused here.
+  /// Nothing is refused with the code `peer_left`, or `fenced`: then it is the peer that has shut this process out.
   void declare_down(PeerId peer, Errc code, std::string_view why) noexcept;
 
   // --- progress and self-description ---
