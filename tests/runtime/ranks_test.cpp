@@ -115,6 +115,29 @@ TEST_P(RanksTest, WhoLeavesEarlyEndsTheMeetingsOfTheOthersWithPeerLeft) {
   });
 }
 
+TEST_P(RanksTest, WhoLeftInGoodOrderIsKnownToHaveLeftByThoseThatNeverSpokeToIt) {
+  with_runtimes(3, 0, [&](Runtime& rt) {
+    ASSERT_TRUE(rt.allgather("all here", {}, scaled(30s)));
+    if (rt.rank() == 2) {
+      EXPECT_EQ(rt.finalize(200ms).error().code, Errc::timed_out);
+      return;
+    }
+    if (rt.rank() == 0) {  // it ends too, and still passes the word on
+      EXPECT_FALSE(rt.finalize(scaled(30s)));
+      return;
+    }
+    const Deadline patience(scaled(30s));
+    while (rt.fabric().peer_state(2) == Errc::ok && !patience.passed()) std::this_thread::sleep_for(1ms);
+    fabric::Completion done;
+    const auto request = fabric::WorkRequest::flush(&done);
+    rt.fabric().submit(2, std::span(&request, 1), scaled(30s));
+    const auto asked = rt.fabric().wait(done, 2, "flush", scaled(60s));
+    ASSERT_FALSE(asked);
+    EXPECT_EQ(asked.error().code, Errc::peer_left) << asked.error().to_string();
+    EXPECT_FALSE(rt.finalize(scaled(30s)));
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(, RanksTest, ::testing::Values("shm", "tcp"), [](const auto& tested) { return tested.param; });
 
 TEST(RanksInitTest, RolesThatDifferAreAnErrorOnEveryRank) {
