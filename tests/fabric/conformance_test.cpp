@@ -369,6 +369,48 @@ TEST_P(ConformanceTest, UnregisteredMemoryIsRefusedAndUntouched) {
   EXPECT_EQ(other.data()[0], std::byte{7});
 }
 
+TEST_P(ConformanceTest, ErrorsSayWhatWasWrongWithTheRequestAndWhatToDo) {
+  using ::testing::HasSubstr;
+  World world(GetParam());
+  Memory local = make(world.initiator(), 64);
+  Memory sink = make(world.target(), 64);
+  Memory readable = make(world.target(), 64, {.access = Access::read});
+  const RemoteRegion* remote = import(world, sink);
+  const std::uint64_t length = sink.region()->length();
+  const std::uint64_t here = local.region()->length();
+  const auto words = [&](const WorkRequest& request) {
+    const auto result = run(world, {request});
+    if (result) return std::string("no error");
+    EXPECT_EQ(result.error().operation, "test");
+    EXPECT_EQ(result.error().peer, static_cast<int>(world.target_id()));
+    EXPECT_FALSE(result.error().path.empty());
+    return result.error().message;
+  };
+  const auto bytes = [](std::uint64_t number) { return std::to_string(number) + " bytes"; };
+  EXPECT_EQ(words(WorkRequest::put({local.region(), 0}, {remote, length - 3}, 8, nullptr)),
+            "put of 8 bytes at offset " + std::to_string(length - 3) +
+                " of the peer's region: it leaves the peer's region: 8 bytes at offset " + std::to_string(length - 3) +
+                " of a region of " + bytes(length));
+  EXPECT_THAT(words(WorkRequest::get({remote, 0}, {local.region(), here - 1}, 2, nullptr)),
+              HasSubstr("get of 2 bytes at offset 0 of the peer's region: the local side leaves its region: 2 bytes at "
+                        "offset " +
+                        std::to_string(here - 1) + " of a region of " + bytes(here)));
+  EXPECT_THAT(words(WorkRequest::put({}, {remote, 0}, 8, nullptr)), HasSubstr("Runtime::allocate"));
+  EXPECT_THAT(words(WorkRequest::put({local.region(), 0}, {}, 8, nullptr)), HasSubstr("Fabric::import"));
+  EXPECT_THAT(words(WorkRequest::put({local.region(), 0}, {import(world, readable), 0}, 8, nullptr)),
+              HasSubstr("the peer's region allows read, and this needs write: RegionOptions::access"));
+  EXPECT_THAT(words(WorkRequest::fetch_add({remote, 4}, 1, {local.region(), 0}, nullptr)),
+              HasSubstr("fetch_add of 8 bytes at offset 4 of the peer's region: the word at address "));
+  EXPECT_THAT(words(WorkRequest::notify(kPort, WorkRequest::kMaxValue + 1, nullptr)),
+              HasSubstr("the value 16777216 has more than 24 bits"));
+  const std::vector<std::byte> payload(4097);
+  EXPECT_THAT(words(WorkRequest::send(kPort, payload, nullptr)),
+              HasSubstr("a message has at most 4096 bytes (fabric.eager_bytes)"));
+  ASSERT_TRUE(sink.unregister());
+  EXPECT_THAT(words(WorkRequest::put({local.region(), 0}, {remote, 16}, 8, nullptr)),
+              HasSubstr("the peer took the region back"));
+}
+
 TEST_P(ConformanceTest, MissingMemoryIsRefused) {
   World world(GetParam());
   Memory memory = make(world.initiator(), 8);

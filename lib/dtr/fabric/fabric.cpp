@@ -8,6 +8,7 @@
 #include "dtr/base/log.hpp"
 #include "dtr/fabric/detail/peer.hpp"
 #include "dtr/fabric/loopback/loopback.hpp"
+#include "dtr/fabric/refusals.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric {
@@ -344,7 +345,10 @@ void Fabric::submit(PeerId id, std::span<const WorkRequest> requests, Deadline d
     Peer& peer = *peers_[id];
     refused = peer.down.load(std::memory_order_acquire);
     if (refused == Errc::ok && peer.channel.load(std::memory_order_acquire) == nullptr) {
-      if (auto connected = connect(peer); !connected) refused = connected.error().code;
+      if (auto connected = connect(peer); !connected) {
+        refused = connected.error().code;
+        peer.set_connect_failure(connected.error().message);
+      }
     }
     if (refused == Errc::ok) {
       std::size_t posted = 0;
@@ -409,7 +413,9 @@ Error Fabric::explain(PeerId id, const Status& status, std::string_view operatio
     error.message = channel->explain(status);
   } else {
     error.path = peer.transport != nullptr ? std::string(peer.transport->name()) : "no path";
+    error.message = peer.connect_failure();
   }
+  if (error.message.empty()) error.message = words_for(status.code);
   if (!status.quiesced) error.message += error.message.empty() ? "not quiesced" : "; not quiesced";
   if (!status.fenced) error.message += "; whether it lands at the target is unknown";
   return error;

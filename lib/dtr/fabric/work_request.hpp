@@ -33,9 +33,10 @@ enum class Opcode : std::uint8_t {
 /// How a request ended. Fits a register: the words for people are made by Channel::explain.
 struct Status {
   Errc code = Errc::ok;
-  bool quiesced = true;    ///< this process's memory will not be touched by the request any more
-  bool fenced = true;      ///< nothing of the request can still land at the target
-  std::int32_t cause = 0;  ///< errno or completion status of the device, 0 = none
+  bool quiesced = true;  ///< this process's memory will not be touched by the request any more
+  bool fenced = true;    ///< nothing of the request can still land at the target
+  std::int32_t cause =
+      0;  ///< completion status of the device, or the number of a refusal (< 0, see Refusals); 0 = none
 
   [[nodiscard]] bool ok() const noexcept { return code == Errc::ok; }
 };

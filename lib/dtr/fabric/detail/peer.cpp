@@ -33,6 +33,20 @@ std::string Fabric::Peer::down_reason() const {
   return down_reason_;
 }
 
+std::string Fabric::Peer::connect_failure() const {
+  const std::lock_guard lock(mutex);
+  return connect_failure_;
+}
+
+void Fabric::Peer::set_connect_failure(std::string_view reason) noexcept {
+  const std::lock_guard lock(mutex);
+  try {
+    connect_failure_ = reason;
+  } catch (const std::bad_alloc&) {
+    connect_failure_.clear();
+  }
+}
+
 Errc Fabric::Peer::keep(std::span<const WorkRequest> requests, Deadline deadline) noexcept {
   const std::lock_guard lock(mutex);
   if (const Errc code = down.load(std::memory_order_relaxed); code != Errc::ok) return code;

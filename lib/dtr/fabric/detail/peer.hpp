@@ -36,6 +36,10 @@ struct Fabric::Peer {
   bool set_down(Errc code, std::string_view reason) noexcept;
   [[nodiscard]] std::string down_reason() const;
 
+  /// Why no channel came about, "" = nothing is known.
+  [[nodiscard]] std::string connect_failure() const;
+  void set_connect_failure(std::string_view reason) noexcept;
+
   /// Queues what found no room. Not ok: the peer went down meanwhile, or memory ran out; nothing is queued then.
   [[nodiscard]] Errc keep(std::span<const WorkRequest> requests, Deadline deadline) noexcept;
 
@@ -61,6 +65,7 @@ struct Fabric::Peer {
 
   std::deque<Waiting> backlog_;
   std::string down_reason_;
+  std::string connect_failure_;
 };
 
 /// Drains the backlogs of all peers as part of progress.

@@ -11,6 +11,7 @@
 #include "dtr/base/fd.hpp"
 #include "dtr/base/fork_guard.hpp"
 #include "dtr/fabric/checks.hpp"
+#include "dtr/fabric/refusals.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric {
@@ -102,7 +103,10 @@ class LoopbackChannel final : public Channel {
   }
   ChannelState state() const noexcept override { return state_.load(std::memory_order_acquire); }
   std::string path() const override { return "loopback"; }
-  std::string explain(const Status& status) const override { return std::string(dtr::to_string(status.code)); }
+  std::string explain(const Status& status) const override {
+    const std::string details = refusals_.explain(status);
+    return details.empty() ? words_for(status.code) : details;
+  }
 
  private:
   /// One request from start to end; `again` when the queue is full.
@@ -113,6 +117,7 @@ class LoopbackChannel final : public Channel {
   std::atomic<Errc> failure_{Errc::closed};
   std::mutex mutex_;
   std::deque<RemoteRegion> imported_;
+  Refusals refusals_;
 };
 
 class Loopback final : public Transport {
@@ -213,7 +218,10 @@ PostResult LoopbackChannel::post(std::span<const WorkRequest> requests, Deadline
   }
   for (const WorkRequest& request : requests) {
     result.status.code = execute(request, deadline);
-    if (!result.status.ok()) break;
+    if (!result.status.ok()) {
+      result.status = refusals_.remember(request, result.status, transport_.max_message());
+      break;
+    }
     result.finished = ++result.accepted;
   }
   return result;

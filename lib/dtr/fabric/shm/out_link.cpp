@@ -91,14 +91,15 @@ ChannelState OutLink::state() const noexcept {
 std::string OutLink::path() const { return "shm pid " + std::to_string(address_.pid); }
 
 std::string OutLink::explain(const Status& status) const {
-  std::string text;
   if (status.code == failure_.load(std::memory_order_acquire)) {
     const std::lock_guard words(why_mutex_);
-    text = why_;
+    if (!why_.empty()) return why_;
   }
-  if (text.empty()) text = dtr::to_string(status.code);
-  if (status.cause != 0) text += ": " + errno_error(status.cause, "copy").message;
-  return text;
+  if (std::string details = refusals_.explain(status); !details.empty()) return details;
+  if (status.code == Errc::timed_out && state() == ChannelState::connecting) {
+    return "not connected before the deadline; process " + std::to_string(address_.pid) + " did not answer";
+  }
+  return words_for(status.code);
 }
 
 // --- progress ---

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "dtr/fabric/checks.hpp"
+#include "dtr/fabric/refusals.hpp"
 #include "dtr/fabric/shm/dialer.hpp"
 #include "dtr/fabric/shm/frames.hpp"
 #include "dtr/fabric/shm/imports.hpp"
@@ -121,6 +122,7 @@ class OutLink final : public Watcher {
   std::atomic<bool> detached_{false};
 
   Imports imports_;
+  Refusals refusals_;
 
   std::optional<Dialer> dialer_;  // progress only, as what follows
   bool dialer_ready_ = true;

@@ -81,7 +81,7 @@ bool OutLink::step_copy(Operation& operation, std::uint64_t& budget, Ended& ende
     }
     if (step.way == Way::refused) {
       if (step.code == Errc::again) return moved;  // the key is not confirmed yet
-      end(operation, {.code = step.code, .cause = step.cause}, ended);
+      end(operation, refusals_.remember(request, {.code = step.code, .cause = step.cause}, max_message_), ended);
       return true;
     }
     moved = true;
@@ -225,7 +225,7 @@ bool OutLink::take_answer(const RingConsumer::Frame& frame, Ended& ended) noexce
     if (body.code == 0 && operation->request.opcode == Opcode::get && operation->moved != operation->request.length) {
       return false;
     }
-    end(*operation, {.code = errc_from_wire(body.code)}, ended);
+    end(*operation, refusals_.remember(operation->request, {.code = errc_from_wire(body.code)}, max_message_), ended);
     return true;
   }
   if (frame.type != static_cast<std::uint8_t>(FrameType::data)) return false;

@@ -130,7 +130,7 @@ PostResult OutLink::post_rest(std::span<const WorkRequest> requests, Deadline de
       }
     }
     if (!status.ok()) {
-      result.status = status;
+      result.status = refusals_.remember(requests[result.accepted], status, max_message_);
       break;
     }
   }

@@ -21,7 +21,9 @@ Initiator::Initiator(Hub& hub, PeerRecord& peer, std::vector<Endpoint> addresses
       addresses_(std::move(addresses)),
       connect_deadline_(to_ns(deadline.at())),
       dialer_(hub, *this),
-      queue_(hub.options.queue_depth, std::max(hub.options.send_buffer_bytes, 8 * (hub.options.eager_bytes + 8))) {}
+      queue_(hub.options.queue_depth, std::max(hub.options.send_buffer_bytes, 8 * (hub.options.eager_bytes + 8))) {
+  queue_.remember_in(refusals_, hub_.options.eager_bytes);
+}
 
 void Initiator::start() noexcept {
   {
@@ -55,7 +57,10 @@ PostResult Initiator::post(std::span<const WorkRequest> requests, Deadline deadl
   for (const WorkRequest& request : requests) {
     result.status.code = check(request);
     if (result.status.code == Errc::ok && !queue_.push(request, deadline_ns)) result.status.code = Errc::again;
-    if (result.status.code != Errc::ok) break;
+    if (result.status.code != Errc::ok) {
+      result.status = refusals_.remember(request, result.status, hub_.options.eager_bytes);
+      break;
+    }
     ++result.accepted;
   }
   if (result.accepted == 0) return result;
@@ -238,18 +243,13 @@ std::string Initiator::path() const {
 std::string Initiator::explain(const Status& status) const {
   const std::lock_guard lock(mutex_);
   if (status.code == end_code_ && !why_.empty()) return why_;
+  if (std::string details = refusals_.explain(status); !details.empty()) return details;
   switch (status.code) {
     case Errc::timed_out:
       if (phase_ == Phase::open) return "no acknowledgement before the deadline";
       return "not connected before the deadline" + (why_.empty() ? std::string() : " (" + why_ + ")");
-    case Errc::cancelled:
-      return "ended by this process";
-    case Errc::revoked:
-      return "the target took the region back";
-    case Errc::not_registered:
-      return "no such region at one of the two sides";
     default:
-      return {};
+      return words_for(status.code);
   }
 }
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "dtr/base/fd.hpp"
-#include "dtr/fabric/tcp/dialer.hpp"
 #include "dtr/fabric/endings.hpp"
+#include "dtr/fabric/tcp/dialer.hpp"
 #include "dtr/fabric/tcp/hub.hpp"
 #include "dtr/fabric/tcp/outbox.hpp"
 #include "dtr/fabric/tcp/send_queue.hpp"
@@ -110,6 +110,7 @@ class Initiator final : public Pollable {
   StreamReader stream_;  ///< its pieces also with rx_mutex_ alone, between prepare and accept
   bool data_pending_ = false;
   bool peer_leaves_ = false;
+  Refusals refusals_;
   SendQueue queue_;
   Outbox outbox_;
   bool write_blocked_ = false;

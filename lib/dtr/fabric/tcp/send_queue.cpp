@@ -220,7 +220,7 @@ SendQueue::Answer SendQueue::refuse(std::uint64_t sequence, Errc code, Endings& 
   std::uint64_t position = 0;
   if (!locate(sequence, position)) return Answer::nonsense;
   if (const Answer before = settle_before(position, endings); before != Answer::done) return before;
-  finish_oldest(Status{.code = code}, endings);
+  finish_oldest(refused(at(position), code), endings);
   return Answer::done;
 }
 
@@ -349,7 +349,7 @@ SendQueue::Answer SendQueue::resume(std::uint64_t processed, Endings& endings) n
     // The answer to a get is lost with its connection; asking again does no harm.
     if (slot.request.opcode == Opcode::get && slot.refusal == Errc::ok) continue;
     if (!endings.has_room()) return Answer::full;
-    endings.add(slot.request.completion, Status{.code = slot.refusal});
+    endings.add(slot.request.completion, refused(slot, slot.refusal));
     if ((slot.flags & kGoodbye) != 0) goodbye_answered_ = true;
     slot.flags &= static_cast<std::uint8_t>(~kOpen);
     release(slot);

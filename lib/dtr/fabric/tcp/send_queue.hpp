@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dtr/fabric/endings.hpp"
+#include "dtr/fabric/refusals.hpp"
 #include "dtr/fabric/tcp/outbox.hpp"
 #include "dtr/fabric/tcp/wire.hpp"
 #include "dtr/fabric/work_request.hpp"
@@ -26,6 +27,12 @@ class SendQueue {
  public:
   /// `depth` is a power of two; one less can be open.
   SendQueue(std::uint32_t depth, std::size_t message_bytes);
+
+  /// Says what requests were that the target refused; outlives the queue. Without it nothing is kept of them.
+  void remember_in(Refusals& refusals, std::uint64_t max_message) noexcept {
+    refusals_ = &refusals;
+    max_message_ = max_message;
+  }
 
   /// Takes a request that check_request found good. False = no room now.
   [[nodiscard]] bool push(const WorkRequest& request, std::int64_t deadline_ns) noexcept;
@@ -116,6 +123,14 @@ class SendQueue {
   void free_message(const Slot& slot) noexcept;
   void drop_ended() noexcept;
 
+  [[nodiscard]] Status refused(const Slot& slot, Errc code) const noexcept {
+    const Status status{.code = code};
+    return refusals_ == nullptr || (slot.flags & kOpen) == 0 ? status
+                                                             : refusals_->remember(slot.request, status, max_message_);
+  }
+
+  Refusals* refusals_ = nullptr;
+  std::uint64_t max_message_ = 0;
   std::vector<Slot> slots_;  ///< one of them is kept free for the goodbye
   std::uint64_t mask_;
   std::uint32_t depth_;
