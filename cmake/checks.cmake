@@ -11,10 +11,15 @@ add_test(NAME docs/examples-compile
                  -I${PROJECT_SOURCE_DIR}/lib ${mpi_flags} -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX
                  $<TARGET_FILE:dtr> ${MPI_C_LIBRARIES} -pthread)
 
+add_test(NAME docs/coverage-names-what-is-there
+         COMMAND Python3::Interpreter ${tests}/docs/coverage.py ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR})
+add_test(NAME docs/coverage-notices COMMAND Python3::Interpreter ${tests}/docs/coverage.py --self-test)
+
 add_test(NAME install/outside-programs
          COMMAND ${tests}/install/install-test.sh ${PROJECT_BINARY_DIR} ${CMAKE_CXX_COMPILER})
 
-set_tests_properties(house/floors house/floors-notices docs/examples-compile install/outside-programs
+set_tests_properties(house/floors house/floors-notices docs/examples-compile docs/coverage-names-what-is-there
+                     docs/coverage-notices install/outside-programs
                      PROPERTIES LABELS unit TIMEOUT 300)
 set_tests_properties(docs/examples-compile install/outside-programs PROPERTIES RUN_SERIAL ON)
 

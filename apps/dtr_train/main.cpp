@@ -12,6 +12,7 @@
 
 #include "dtr/base/bytes.hpp"
 #include "dtr/base/file.hpp"
+#include "dtr/dataset/readers/mnist.hpp"
 #include "dtr/pushpull/reducer.hpp"
 #include "job.hpp"
 #include "model.hpp"
@@ -90,11 +91,12 @@ dtr::Result<void> run(dtr::Runtime& rt, const Options& options) {
   return options.json.empty() ? dtr::Result<void>{} : dtr::train::write_json(options.json, *summary);
 }
 
-/// Worker 0 writes the results, and all learn at the start whether it could: nobody trains for a folder that is not
-/// there.
-dtr::Result<void> check_results(const dtr::Runtime& rt, const Options& options) {
-  if (rt.worker_index() != 0 || options.json.empty()) return {};
-  return dtr::train::check_json(options.json);
+/// Worker 0 tests the outcome and writes the results, and all learn at the start whether it could: nobody trains for a
+/// folder that is not there.
+dtr::Result<void> check_end(const dtr::Runtime& rt, const Options& options) {
+  if (rt.worker_index() != 0) return {};
+  if (auto images = dtr::open_mnist(options.data, dtr::MnistPart::test); !images) return dtr::fail(images.error());
+  return options.json.empty() ? dtr::Result<void>{} : dtr::train::check_json(options.json);
 }
 
 /// A job begins and ends well on every rank or on none: a server learns here that the workers could not read their
@@ -174,7 +176,7 @@ int main(int argc, char** argv) {
     dtr::Runtime rt({.servers = options.servers});
     running = &rt;
     install_handler();
-    auto done = all_well(rt, "dtr_train begins", check_results(rt, options), kBegin);
+    auto done = all_well(rt, "dtr_train begins", check_end(rt, options), kBegin);
     if (done) done = run(rt, options);
     const bool failed = !done;
     // Who fails does not wait long for ranks that may hang.

@@ -5,6 +5,7 @@
 
 #include <gmock/gmock.h>
 
+#include "dtr/fabric/refusals.hpp"
 #include "fabric/world.hpp"
 
 namespace dtr::testing {
@@ -408,7 +409,46 @@ TEST_P(ConformanceTest, ErrorsSayWhatWasWrongWithTheRequestAndWhatToDo) {
               HasSubstr("a message has at most 4096 bytes (fabric.eager_bytes)"));
   ASSERT_TRUE(sink.unregister());
   EXPECT_THAT(words(WorkRequest::put({local.region(), 0}, {remote, 16}, 8, nullptr)),
-              HasSubstr("the peer took the region back"));
+              HasSubstr("took the region back"));
+}
+
+TEST_P(ConformanceTest, OperationsBytesAndFailuresAreCounted) {
+  World world(GetParam());
+  Inbox inbox;
+  ASSERT_TRUE(world.target().open_port(kPort, inbox));
+  Memory local = make(world.initiator(), 8192);
+  Memory sink = make(world.target(), 8192);
+  const RemoteRegion* remote = import(world, sink);
+  const std::string transport = world.initiator().path(world.target_id()).transport;
+  const auto totals = [&] {
+    for (const fabric::TrafficReport& report : world.initiator().traffic()) {
+      if (report.transport == transport) return report.totals;
+    }
+    return fabric::TrafficTotals{};
+  };
+  const fabric::TrafficTotals before = totals();
+  const std::array<std::byte, 24> payload{};
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(run(world, {WorkRequest::put({local.region(), 0}, {remote, 0}, 5000, nullptr),
+                            WorkRequest::get({remote, 0}, {local.region(), 0}, 100, nullptr),
+                            WorkRequest::put_notify({local.region(), 0}, {remote, 0}, 8, kPort, 1, nullptr),
+                            WorkRequest::send(kPort, payload, nullptr),
+                            WorkRequest::fetch_add({remote, 0}, 1, {local.region(), 0}, nullptr),
+                            WorkRequest::compare_swap({remote, 0}, 1, 2, {local.region(), 0}, nullptr)}));
+  }
+  EXPECT_FALSE(run(world, {WorkRequest::put({local.region(), 0}, {remote, 1 << 20}, 8, nullptr)}));
+  const fabric::TrafficTotals after = totals();
+  const std::array<std::uint64_t, 6> bytes{5000, 100, 8, 24, 8, 8};  // put, get, put_notify, send, the two atomics
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const char* name = fabric::to_string(static_cast<fabric::Opcode>(i));
+    EXPECT_EQ(after.operations[i] - before.operations[i], 3U) << name;
+    EXPECT_EQ(after.bytes[i] - before.bytes[i], 3 * bytes[i]) << name;
+  }
+  for (std::size_t i = 0; i < after.failures.size(); ++i) {
+    const bool refused = i == static_cast<std::size_t>(-static_cast<int>(Errc::out_of_range));
+    EXPECT_EQ(after.failures[i] - before.failures[i], refused ? 1U : 0U) << i;
+  }
+  world.target().close_port(kPort);
 }
 
 TEST_P(ConformanceTest, MissingMemoryIsRefused) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "dtr/base/file.hpp"
 #include "dtr/bootstrap/local.hpp"
 #include "support/test_support.hpp"
 
@@ -72,6 +73,33 @@ TEST(RuntimeTest, TransfersHaveADeadlineThatGrowsWithTheirSizeUntilOneIsSet) {
   Runtime rt(std::move(options));
   EXPECT_GE(left(rt, 100'000'000'000), 500) << "fixed once it is set";
   EXPECT_LT(left(rt, 100'000'000'000), 500 + late);
+}
+
+TEST(RuntimeTest, MetricsHaveWhatTheFabricDid) {
+  const testing::TemporaryFolder folder;
+  const std::string file = (folder / "metrics.prom").string();
+  {
+    RuntimeOptions options = alone();
+    options.config.overrides = {{"metrics.file", file}};
+    Runtime rt(std::move(options));
+    const Buffer buffer = rt.allocate(4096).value();
+    const auto* mine = rt.fabric().import(0, buffer.region()->key()).value();
+    const auto put = [&](std::uint64_t offset) {
+      fabric::Completion done;
+      const auto request = fabric::WorkRequest::put({buffer.region(), buffer.offset()}, {mine, offset}, 64, &done);
+      rt.fabric().submit(0, std::span(&request, 1), testing::scaled(5s));
+      return rt.fabric().wait(done, 0, "put", testing::scaled(5s)).has_value();
+    };
+    EXPECT_TRUE(put(buffer.offset() + 64));
+    EXPECT_TRUE(put(buffer.offset() + 128));
+    EXPECT_FALSE(put(~std::uint64_t{0}));
+    EXPECT_THAT(rt.metrics().text(),
+                HasSubstr("dtr_fabric_operations_total{rank=\"0\",transport=\"loopback\",operation=\"put\"} 2\n"));
+  }
+  const std::string text = read_file((folder / "metrics.0.prom").string()).value();
+  EXPECT_THAT(text, HasSubstr("dtr_fabric_bytes_total{rank=\"0\",transport=\"loopback\",operation=\"put\"} 128\n"));
+  EXPECT_THAT(text,
+              HasSubstr("dtr_fabric_failures_total{rank=\"0\",transport=\"loopback\",code=\"out_of_range\"} 1\n"));
 }
 
 TEST(RuntimeTest, ConfigErrorsComeThrough) {

@@ -52,6 +52,17 @@ def a_truncated_data_file_is_an_error_on_every_rank():
         expect_errors(4, ["--servers", 2, "--data", folder, "--max-steps", 5], "train-images-idx3-ubyte.gz")
 
 
+def a_missing_test_set_is_said_before_the_training():
+    with tempfile.TemporaryDirectory(prefix="dtr-train-") as folder:
+        for file in DATA.iterdir():
+            if not file.name.startswith("t10k-images"):
+                shutil.copy(file, folder)
+        checkpoints = pathlib.Path(folder) / "steps"
+        arguments = ["--data", folder, "--checkpoint-dir", checkpoints, "--checkpoint-every", 1]
+        expect_errors(3, arguments, "t10k-images-idx3-ubyte")
+        check(not checkpoints.exists(), "it trained before it looked")
+
+
 def an_unwritable_checkpoint_folder_is_an_error_on_every_rank():
     arguments = ["--servers", 2, "--batch", 16, "--checkpoint-every", 3, "--checkpoint-dir", "/proc/nowhere"]
     expect_errors(4, arguments, "/proc/nowhere")
@@ -184,6 +195,7 @@ run_cases(
         as_many_servers_as_ranks_leave_no_worker,
         a_missing_data_folder_is_an_error_on_every_rank,
         a_truncated_data_file_is_an_error_on_every_rank,
+        a_missing_test_set_is_said_before_the_training,
         an_unwritable_checkpoint_folder_is_an_error_on_every_rank,
         a_full_disk_is_an_error_on_every_rank,
         resuming_without_a_checkpoint_starts_at_0_and_says_so,

@@ -202,7 +202,16 @@ Histogram& MetricsRegistry::histogram(std::string_view name, std::string_view he
   return find_or_make<Histogram>(name, help, labels, scale);
 }
 
+void MetricsRegistry::before_text(std::function<void()> refresh) {
+  const std::scoped_lock lock(refresh_mutex_);
+  refresh_ = std::move(refresh);
+}
+
 std::string MetricsRegistry::text() const {
+  {
+    const std::scoped_lock lock(refresh_mutex_);
+    if (refresh_) refresh_();
+  }
   constexpr std::string_view kKinds[] = {"counter", "gauge", "summary"};
   std::string text;
   const std::scoped_lock lock(mutex_);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -27,6 +28,9 @@ class alignas(64) Counter {
  public:
   void add(std::uint64_t n = 1) noexcept { value_.fetch_add(n, std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t value() const noexcept { return value_.load(std::memory_order_relaxed); }
+
+  /// For what is counted elsewhere: takes over that count. One thread at a time, and not together with add().
+  void follow(std::uint64_t count) noexcept { value_.store(count, std::memory_order_relaxed); }
 
  private:
   std::atomic<std::uint64_t> value_{0};
@@ -112,6 +116,10 @@ class MetricsRegistry {
   /// Written as a summary with the quantiles 0.5, 0.99, 0.999 and 1.
   Histogram& histogram(std::string_view name, std::string_view help, const MetricLabels& labels = {}, double scale = 1);
 
+  /// Called before each text(), to bring metrics up to date that are counted elsewhere; replaces the one before. When
+  /// this returns, the one before is not running and will not run. Not from inside of one.
+  void before_text(std::function<void()> refresh);
+
   /// All metrics in Prometheus' text format 0.0.4, in the order of their first use.
   [[nodiscard]] std::string text() const;
 
@@ -123,6 +131,8 @@ class MetricsRegistry {
   template <class Metric>
   Metric& find_or_make(std::string_view name, std::string_view help, const MetricLabels& labels, double scale);
 
+  mutable std::mutex refresh_mutex_;  ///< held while refresh_ runs
+  std::function<void()> refresh_;
   const std::string common_;  ///< as text: rank="3"
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Family>> families_;

@@ -66,10 +66,12 @@ Result<std::unique_ptr<Fabric>> Fabric::create(FabricOptions options) {
 }
 
 Result<void> Fabric::make_transports() {
-  const TransportContext context{.identity = identity_, .regions = *regions_, .receiver = *this};
-  auto loopback = make_loopback(context, {.eager_bytes = options_.eager_bytes});
+  // Each counts in a meter of its own.
+  const TransportContext own{.identity = identity_, .regions = *regions_, .receiver = *this};
+  auto loopback = make_loopback(own, {.eager_bytes = options_.eager_bytes});
   if (!loopback) return fail(std::move(loopback.error()));
   transports_.push_back(std::move(*loopback));
+  meters_.push_back(own.traffic);
   reports_.push_back({.name = "loopback", .viable = true, .reason = "always there"});
 
   for (const std::string& name : options_.allow) {
@@ -86,9 +88,11 @@ Result<void> Fabric::make_transports() {
       reports_.push_back({.name = factory.name, .viable = false, .reason = "not in transport.allow"});
       continue;
     }
+    const TransportContext context{.identity = identity_, .regions = *regions_, .receiver = *this};
     auto made = factory.make(context);
     if (made) {
       transports_.push_back(std::move(*made));
+      meters_.push_back(context.traffic);
       reports_.push_back({.name = factory.name, .viable = true, .reason = "works here"});
     } else {
       reports_.push_back({.name = factory.name, .viable = false, .reason = made.error().to_string()});
@@ -113,6 +117,15 @@ Fabric::~Fabric() {
   }
   for (auto& peer : peers_) peer->channel_owner.reset();
   transports_.clear();
+  for (const auto& meter : meters_) meter->retire();
+}
+
+std::vector<TrafficReport> Fabric::traffic() const {
+  std::vector<TrafficReport> reports;
+  for (std::size_t i = 0; i < transports_.size(); ++i) {
+    reports.push_back({.transport = std::string(transports_[i]->name()), .totals = meters_[i]->totals()});
+  }
+  return reports;
 }
 
 std::vector<std::byte> Fabric::address() const {

@@ -49,6 +49,12 @@ struct PathReport {
   std::string detail;  ///< address or device once connected
 };
 
+/// What went over a transport.
+struct TrafficReport {
+  std::string transport;
+  TrafficTotals totals;
+};
+
 /// Any thread, except where a call waits: not from callbacks (Errc::would_deadlock).
 class Fabric final : public Receiver {
  public:
@@ -142,6 +148,8 @@ class Fabric final : public Receiver {
   [[nodiscard]] ProgressEngine& progress() noexcept { return *engine_; }
   [[nodiscard]] std::vector<TransportReport> transports() const { return reports_; }
   [[nodiscard]] PathReport path(PeerId peer) const;
+  /// Operations that this process began and how they failed, by transport.
+  [[nodiscard]] std::vector<TrafficReport> traffic() const;
 
   // Receiver
   void on_notify(PeerId from, Port port, std::uint32_t value) noexcept override;
@@ -165,6 +173,7 @@ class Fabric final : public Receiver {
   std::unique_ptr<RegionTable> regions_;
   std::unique_ptr<ProgressEngine> engine_;
   Ports ports_;
+  std::vector<std::shared_ptr<TrafficMeter>> meters_;  ///< one a transport
   std::vector<std::unique_ptr<Transport>> transports_;
   std::vector<TransportReport> reports_;
   std::vector<std::unique_ptr<Peer>> peers_;

@@ -101,7 +101,7 @@ Status Refusals::remember(const WorkRequest& request, Status status, std::uint64
     refusal.key = request.remote->key;
   }
   const std::lock_guard lock(mutex_);
-  last_ = last_ == std::numeric_limits<std::int32_t>::max() ? 1 : last_ + 1;
+  last_ = last_ == std::numeric_limits<std::int32_t>::max() ? kFirst : last_ + 1;
   refusal.number = last_;
   refusals_[static_cast<std::size_t>(last_) % kKept] = refusal;
   status.cause = -last_;
@@ -109,7 +109,7 @@ Status Refusals::remember(const WorkRequest& request, Status status, std::uint64
 }
 
 std::string Refusals::explain(const Status& status) const {
-  if (status.cause >= 0) return {};
+  if (status.cause > -kFirst) return {};
   const std::lock_guard lock(mutex_);
   const Refusal& refusal = refusals_[static_cast<std::size_t>(-std::int64_t{status.cause}) % kKept];
   if (refusal.number != -status.cause || refusal.status.code != status.code) return {};

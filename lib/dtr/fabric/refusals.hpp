@@ -43,12 +43,13 @@ class Refusals {
     RemoteKey key{};
   };
   static constexpr std::size_t kKept = 16;
+  static constexpr std::int32_t kFirst = 1024;  ///< smaller ones are the transports' own causes
 
   [[nodiscard]] static std::string describe(const Refusal& refusal);
   [[nodiscard]] static std::string cause(const Refusal& refusal);
 
   mutable std::mutex mutex_;
-  std::int32_t last_ = 0;
+  std::int32_t last_ = kFirst;
   std::array<Refusal, kKept> refusals_{};
 };
 

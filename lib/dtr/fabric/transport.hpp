@@ -16,6 +16,7 @@
 #include "dtr/base/error.hpp"
 #include "dtr/fabric/completion.hpp"
 #include "dtr/fabric/identity.hpp"
+#include "dtr/fabric/traffic.hpp"
 #include "dtr/fabric/work_request.hpp"
 #include "dtr/memory/region_table.hpp"
 
@@ -94,6 +95,7 @@ struct TransportContext {
   const Identity& identity;  ///< who we are; the token is there before the first progress
   RegionTable& regions;
   Receiver& receiver;
+  std::shared_ptr<TrafficMeter> traffic = std::make_shared<TrafficMeter>();  ///< where it counts what it does
 };
 
 /// Something that the progress engine drives. All calls come from one thread at a time, except wait_descriptor.
@@ -114,8 +116,9 @@ class ProgressSource {
   [[nodiscard]] virtual Deadline::Clock::time_point next_deadline() const noexcept = 0;
 };
 
-/// One kind of data path in this process. Its factory returns the reason as an Error where it is not viable.
-/// As a ProgressSource, and `drained` too, it is called by one thread at a time; the rest by any.
+/// One kind of data path in this process. It counts what its channels take, and what does not end well. Its factory
+/// returns the reason as an Error where it is not viable. As a ProgressSource, and `drained` too, it is called by one
+/// thread at a time; the rest by any.
 class Transport : public ProgressSource {
  public:
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;

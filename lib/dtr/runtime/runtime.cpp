@@ -10,6 +10,7 @@
 #include "dtr/base/file.hpp"
 #include "dtr/base/log.hpp"
 #include "dtr/bootstrap/launcher.hpp"
+#include "dtr/fabric/refusals.hpp"
 #include "dtr/fabric/transports.hpp"
 #include "dtr/runtime/detail/control.hpp"
 #include "dtr/runtime/detail/pool.hpp"
@@ -230,6 +231,7 @@ Runtime::Runtime(Prepared prepared)
   value_or_throw(control_->start());
   pool_ = std::make_shared<Pool>(*fabric_, static_cast<std::size_t>(config_.integer("memory.pool_bytes")),
                                  static_cast<std::size_t>(config_.integer("memory.pool_max_bytes")));
+  metrics_.before_text([this] { refresh_metrics(); });
   if (const std::string& path = config_.text("metrics.file"); !path.empty()) {
     metrics_writer_ =
         std::make_unique<MetricsWriter>(metrics_, rank_path(path, rank_), config_.duration("metrics.interval_s"));
@@ -244,9 +246,34 @@ Runtime::~Runtime() {
   if (auto ended = finalize(); !ended && ended.error().code != Errc::forked) {
     DTR_LOG_WARN("the end of the Runtime: ", ended.error().to_string());
   }
+  metrics_.before_text({});  // the writer writes once more
+  refresh_metrics();
   pool_->detach();
   control_.reset();
   fabric_.reset();
+}
+
+/// What the fabric counts in places of its threads. Names that stay at 0 are not there.
+void Runtime::refresh_metrics() {
+  constexpr const char* kOperations = "Operations that this process began";
+  constexpr const char* kBytes = "Bytes that operations of this process were to move";
+  constexpr const char* kFailures = "Operations of this process that did not end well";
+  for (const auto& [transport, totals] : fabric_->traffic()) {
+    for (std::size_t i = 0; i < fabric::kOpcodes; ++i) {
+      if (totals.operations[i] == 0) continue;
+      const MetricLabels labels{{"transport", transport},
+                                {"operation", fabric::to_string(static_cast<fabric::Opcode>(i))}};
+      metrics_.counter("dtr_fabric_operations_total", kOperations, labels).follow(totals.operations[i]);
+      if (totals.bytes[i] == 0) continue;
+      metrics_.counter("dtr_fabric_bytes_total", kBytes, labels).follow(totals.bytes[i]);
+    }
+    for (std::size_t i = 0; i < fabric::kCodes; ++i) {
+      if (totals.failures[i] == 0) continue;
+      const auto code = static_cast<Errc>(-static_cast<int>(i));
+      const MetricLabels labels{{"transport", transport}, {"code", std::string(dtr::to_string(code))}};
+      metrics_.counter("dtr_fabric_failures_total", kFailures, labels).follow(totals.failures[i]);
+    }
+  }
 }
 
 int Runtime::worker_index() const noexcept { return rank_ < workers_ ? rank_ : -1; }

@@ -143,6 +143,7 @@ class Runtime final : public Group {
   class RoleGroup;
   struct Prepared;
 
+  void refresh_metrics();
   explicit Runtime(Prepared prepared);
   [[nodiscard]] static Result<Prepared> prepare(RuntimeOptions options);
   [[nodiscard]] static Result<void> prepare_alone(const RuntimeOptions& options, Prepared& made);

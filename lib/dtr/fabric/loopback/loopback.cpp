@@ -219,9 +219,11 @@ PostResult LoopbackChannel::post(std::span<const WorkRequest> requests, Deadline
   for (const WorkRequest& request : requests) {
     result.status.code = execute(request, deadline);
     if (!result.status.ok()) {
+      if (result.status.code != Errc::again) transport_.context().traffic->count_failure(result.status.code);
       result.status = refusals_.remember(request, result.status, transport_.max_message());
       break;
     }
+    transport_.context().traffic->count(request);
     result.finished = ++result.accepted;
   }
   return result;

@@ -65,12 +65,14 @@ struct Local {
       : identity(context.identity),
         regions(context.regions),
         receiver(context.receiver),
+        traffic(context.traffic),
         options(shm_options),
         peers(context.receiver) {}
 
   const Identity& identity;
   RegionTable& regions;
   Receiver& receiver;
+  const std::shared_ptr<TrafficMeter> traffic;
   const ShmOptions options;
   const ForkGuard fork_guard{};
 

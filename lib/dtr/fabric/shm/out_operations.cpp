@@ -17,6 +17,7 @@ constexpr std::uint64_t kBudget = 256 << 10;  ///< bytes copied with the lock he
 void OutLink::end(Operation& operation, Status status, Ended& ended) noexcept {
   // Under the lock nobody copies to or from its memory, and its answers are dropped from now on: it is quiesced.
   operation.phase = Operation::Phase::ended;
+  if (!status.ok()) local_->traffic->count_failure(status.code);
   if (operation.request.moves_memory() && operation.request.local != nullptr) operation.request.local->end_use();
   ended.add(operation.request.completion, status);
   open_operations_.fetch_sub(1, std::memory_order_release);

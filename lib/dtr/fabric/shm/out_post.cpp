@@ -70,17 +70,19 @@ std::uint32_t OutLink::copy_mapped(std::span<const WorkRequest> requests) noexce
   if (mapped == nullptr) return 0;
   std::uint64_t left = kPiece;  // the region's owner may be waiting for the flag to fall
   std::uint32_t done = 0;
+  const Opcode opcode = requests.front().opcode;
+  const bool put = opcode == Opcode::put;
   do {
     const WorkRequest& request = requests[done];
-    const bool put = request.opcode == Opcode::put;
     if (check_memory(request, request.length, put ? Access::write : Access::read) != Errc::ok) break;
     left -= request.length;
     std::byte* const remote = mapped + request.remote_offset;
     std::byte* const local = request.local->data() + request.local_offset;
     copy_bytes(put ? remote : local, put ? local : remote, request.length);
     ++done;
-  } while (done < requests.size() && is_plain_copy(requests[done]) && requests[done].remote == target &&
-           requests[done].length <= left);
+  } while (done < requests.size() && requests[done].opcode == opcode && is_plain_copy(requests[done]) &&
+           requests[done].remote == target && requests[done].length <= left);
+  if (done > 0) local_->traffic->count(opcode, done, kPiece - left);
   return done;
 }
 
@@ -105,9 +107,10 @@ PostResult OutLink::post_rest(std::span<const WorkRequest> requests, Deadline de
   while (result.accepted < requests.size()) {
     const auto rest = requests.subspan(result.accepted);
     std::uint32_t taken = is_plain_copy(rest.front()) ? copy_mapped(rest) : 0;
+    const bool copied = taken > 0;
     Status status;
-    if (taken > 0) {
-      // done
+    if (copied) {
+      // done, and counted
     } else if (rides_ring(rest.front()) && (rest.front().flags & WorkRequest::kFence) == 0) {
       taken = take_messages(rest, status);
       sent = sent || taken > 0;
@@ -116,10 +119,14 @@ PostResult OutLink::post_rest(std::span<const WorkRequest> requests, Deadline de
       status = take(rest.front(), deadline, sent);
       if (status.code == kQueued) {
         in_order = false;
+        local_->traffic->count(rest.front());
         ++result.accepted;
         continue;
       }
       if (!status.ok()) taken = 0;
+    }
+    if (!copied) {
+      for (const WorkRequest& request : rest.first(taken)) local_->traffic->count(request);
     }
     result.accepted += taken;
     if (in_order) {
@@ -130,6 +137,7 @@ PostResult OutLink::post_rest(std::span<const WorkRequest> requests, Deadline de
       }
     }
     if (!status.ok()) {
+      if (status.code != Errc::again) local_->traffic->count_failure(status.code);
       result.status = refusals_.remember(requests[result.accepted], status, max_message_);
       break;
     }

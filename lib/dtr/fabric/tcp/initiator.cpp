@@ -22,7 +22,7 @@ Initiator::Initiator(Hub& hub, PeerRecord& peer, std::vector<Endpoint> addresses
       connect_deadline_(to_ns(deadline.at())),
       dialer_(hub, *this),
       queue_(hub.options.queue_depth, std::max(hub.options.send_buffer_bytes, 8 * (hub.options.eager_bytes + 8))) {
-  queue_.remember_in(refusals_, hub_.options.eager_bytes);
+  queue_.report_to(refusals_, *hub_.context.traffic, hub_.options.eager_bytes);
 }
 
 void Initiator::start() noexcept {
@@ -58,9 +58,11 @@ PostResult Initiator::post(std::span<const WorkRequest> requests, Deadline deadl
     result.status.code = check(request);
     if (result.status.code == Errc::ok && !queue_.push(request, deadline_ns)) result.status.code = Errc::again;
     if (result.status.code != Errc::ok) {
+      if (result.status.code != Errc::again) hub_.context.traffic->count_failure(result.status.code);
       result.status = refusals_.remember(request, result.status, hub_.options.eager_bytes);
       break;
     }
+    hub_.context.traffic->count(request);
     ++result.accepted;
   }
   if (result.accepted == 0) return result;

@@ -168,6 +168,7 @@ Status SendQueue::end_early(std::uint64_t position, Errc code) noexcept {
   status.quiesced = !in_use(position);
   status.fenced = position >= next_ || opcode == Opcode::get || opcode == Opcode::flush;
   slot.flags &= static_cast<std::uint8_t>(~kOpen);
+  if ((slot.flags & kGoodbye) == 0) count_failure(code);
   if (status.quiesced) {
     release(slot);
   } else {
@@ -180,6 +181,7 @@ Status SendQueue::end_early(std::uint64_t position, Errc code) noexcept {
 void SendQueue::finish_oldest(Status status, Endings& endings) noexcept {
   Slot& slot = at(tail_);
   if ((slot.flags & kOpen) != 0) {
+    if (!status.ok()) count_failure(status.code);
     endings.add(slot.request.completion, status);
     if ((slot.flags & kGoodbye) != 0) goodbye_answered_ = true;
   }
@@ -349,6 +351,7 @@ SendQueue::Answer SendQueue::resume(std::uint64_t processed, Endings& endings) n
     // The answer to a get is lost with its connection; asking again does no harm.
     if (slot.request.opcode == Opcode::get && slot.refusal == Errc::ok) continue;
     if (!endings.has_room()) return Answer::full;
+    if (slot.refusal != Errc::ok) count_failure(slot.refusal);
     endings.add(slot.request.completion, refused(slot, slot.refusal));
     if ((slot.flags & kGoodbye) != 0) goodbye_answered_ = true;
     slot.flags &= static_cast<std::uint8_t>(~kOpen);

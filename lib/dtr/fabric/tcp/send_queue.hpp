@@ -12,6 +12,7 @@
 #include "dtr/fabric/refusals.hpp"
 #include "dtr/fabric/tcp/outbox.hpp"
 #include "dtr/fabric/tcp/wire.hpp"
+#include "dtr/fabric/traffic.hpp"
 #include "dtr/fabric/work_request.hpp"
 
 namespace dtr::inline v0 {
@@ -28,9 +29,10 @@ class SendQueue {
   /// `depth` is a power of two; one less can be open.
   SendQueue(std::uint32_t depth, std::size_t message_bytes);
 
-  /// Says what requests were that the target refused; outlives the queue. Without it nothing is kept of them.
-  void remember_in(Refusals& refusals, std::uint64_t max_message) noexcept {
+  /// Where it tells of requests that do not end well; both outlive the queue. Without them nobody is told.
+  void report_to(Refusals& refusals, TrafficMeter& traffic, std::uint64_t max_message) noexcept {
     refusals_ = &refusals;
+    traffic_ = &traffic;
     max_message_ = max_message;
   }
 
@@ -129,7 +131,12 @@ class SendQueue {
                                                              : refusals_->remember(slot.request, status, max_message_);
   }
 
+  void count_failure(Errc code) const noexcept {
+    if (traffic_ != nullptr) traffic_->count_failure(code);
+  }
+
   Refusals* refusals_ = nullptr;
+  TrafficMeter* traffic_ = nullptr;
   std::uint64_t max_message_ = 0;
   std::vector<Slot> slots_;  ///< one of them is kept free for the goodbye
   std::uint64_t mask_;

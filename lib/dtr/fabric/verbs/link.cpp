@@ -178,6 +178,7 @@ std::string Link::path() const {
 }
 
 std::string Link::explain(const Status& status) const {
+  if (std::string details = refusals_.explain(status); !details.empty()) return details;
   const std::lock_guard words(words_mutex_);
   if (status.cause == kFateUnknown) {
     return "the rail was lost (" + last_fault_ + "); whether the atomic was executed is unknown";

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dtr/fabric/endings.hpp"
+#include "dtr/fabric/refusals.hpp"
 #include "dtr/fabric/spin_lock.hpp"
 #include "dtr/fabric/verbs/operation.hpp"
 #include "dtr/fabric/verbs/rail.hpp"
@@ -199,6 +200,7 @@ class Link {
   std::vector<std::byte> given_address_;  ///< for progress to read
   Errc end_code_ = Errc::ok;              ///< what posts are answered with
 
+  Refusals refusals_;
   mutable std::mutex words_mutex_;
   std::string why_;         ///< of the end
   std::string last_fault_;  ///< of a rail

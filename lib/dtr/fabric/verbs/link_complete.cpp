@@ -112,6 +112,7 @@ void Link::let_go(const Flight& flight) noexcept {
 
 void Link::tell(Operation& operation, Status status, Endings& endings) noexcept {
   operation.told = true;
+  if (!status.ok()) hub_.context.traffic->count_failure(status.code);
   if (!status.ok() && operation.request.completion != nullptr) {
     operation.request.completion->note_failure(status);  // before anything that is fenced behind it can start
   }

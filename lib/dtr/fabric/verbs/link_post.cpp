@@ -31,12 +31,17 @@ PostResult Link::post(std::span<const WorkRequest> requests, Deadline deadline) 
     for (const WorkRequest& request : requests) {
       result.status.code = check(request);
       if (result.status.ok() && result.finished == result.accepted && is_done_already(request)) {
+        hub_.context.traffic->count(request);
         ++result.accepted;
         ++result.finished;
         continue;
       }
       if (result.status.ok() && operations_->full()) result.status.code = Errc::again;
-      if (!result.status.ok()) break;
+      if (!result.status.ok()) {
+        if (result.status.code != Errc::again) hub_.context.traffic->count_failure(result.status.code);
+        result.status = refusals_.remember(request, result.status, hub_.options.eager_bytes);
+        break;
+      }
       const std::uint64_t position = operations_->head();
       Operation& operation = operations_->push(request, deadline_ns);
       if (request.opcode == Opcode::send && !keep_message(operation)) {
@@ -50,6 +55,7 @@ PostResult Link::post(std::span<const WorkRequest> requests, Deadline deadline) 
         operation.holds = true;
       }
       if (operation.is_held()) queue(held_, position);
+      hub_.context.traffic->count(request);
       ++result.accepted;
     }
     if (result.accepted == result.finished) return result;
