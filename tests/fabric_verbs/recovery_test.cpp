@@ -141,6 +141,77 @@ TEST(VerbsRecoveryTest, WhatADoorbellRefusesGoesAgainOnceAndOnlyOnce) {
   traffic.expect_everything_once();
 }
 
+TEST(VerbsRecoveryTest, ADoorbellThatIsRefusedLeavesNoHoleInTheCountOfMessages) {
+  Nics nics;
+  World world(nics.transport_case(), {.progress_threads = false});
+  fabric::Fabric& from = world.initiator();
+  fabric::Fabric& to = world.target();
+  Tally tally(4);
+  ASSERT_TRUE(to.open_port(kPort, tally));
+  Completion done;
+  const auto post = [&](std::uint32_t value) {
+    from.submit(1, std::array{WorkRequest::notify(kPort, value, &done)}, scaled(60s));
+  };
+  const auto arrives = [&](std::uint64_t count) {
+    return comes_true([&] {
+      from.progress().poll();
+      to.progress().poll();
+      return done.done() && tally.total() >= count;
+    });
+  };
+  post(0);
+  ASSERT_TRUE(arrives(1));
+  // The second is refused at its doorbell, and what comes behind it arrives without an answer: before progress has
+  // looked at the first, or on the next queue pair.
+  nics.nic(0).fail_call({.call = Call::post_send, .nth = 2, .error = ENOMEM});
+  nics.nic(0).fail_request({.nth = 3, .status = IBV_WC_RETRY_EXC_ERR, .landed = true});
+  post(1);
+  post(2);
+  post(3);
+  ASSERT_TRUE(arrives(4));
+  EXPECT_TRUE(done.status().ok());
+  EXPECT_EQ(tally.total(), 4U);
+  EXPECT_TRUE(tally.each_once());
+  to.close_port(kPort);
+}
+
+TEST(VerbsRecoveryTest, AFlushWaitsForWhatALostRailHasBrought) {
+  Nics nics({.rails = 2, .verbs = {.slice_bytes = 4096, .failure_detect = scaled(60s)}});
+  World world(nics.transport_case(), {.progress_threads = false});
+  fabric::Fabric& from = world.initiator();
+  fabric::Fabric& to = world.target();
+  Memory source = make(from, 64 << 10);
+  Memory sink = make(to, 64 << 10);
+  const auto* remote = value_or_throw(from.import(1, sink.region()->key()));
+  const auto ends = [&](Completion& done) {
+    return comes_true([&] {
+      from.progress().poll();
+      to.progress().poll();
+      return done.done();
+    });
+  };
+  Completion done;
+  from.submit(1, std::array{WorkRequest::flush(&done)}, scaled(60s));
+  ASSERT_TRUE(ends(done));
+  from.submit(1, std::array{WorkRequest::put({source.region(), 0}, {remote, 0}, source.size(), &done)}, scaled(60s));
+  ASSERT_TRUE(ends(done));
+  // The target does nothing, so it does not say that its end is drained.
+  nics.nic(0).set_port(false, "soft1");
+  ASSERT_TRUE(comes_true([&] {
+    from.progress().poll();
+    return nics.nic(0).calls(Call::destroy_qp) > 0;
+  }));
+  Completion flushed;
+  from.submit(1, std::array{WorkRequest::flush(&flushed)}, scaled(60s));
+  for (int i = 0; i < 200; ++i) {
+    from.progress().poll();
+    std::this_thread::sleep_for(100us);
+  }
+  EXPECT_FALSE(flushed.done());
+  EXPECT_TRUE(ends(flushed));
+  EXPECT_TRUE(flushed.status().ok());
+}
+
 TEST(VerbsRecoveryTest, EveryQueuePairStartsWithAPacketNumberOfItsOwn) {
   Nics nics;
   World world(nics.transport_case());

@@ -25,7 +25,8 @@ std::vector<std::uint32_t> numbers(std::uint32_t count) {
 }
 
 TEST(VerbsShortageTest, ReceiversAreAlwaysReadyWhateverEachRankKeeps) {
-  Nics nics({.verbs = {.credits = 4}, .adjust = [](std::uint32_t rank, fabric::verbs::VerbsOptions& options) {
+  Nics nics({.verbs = {.eager_world = 0, .credits = 4},
+             .adjust = [](std::uint32_t rank, fabric::verbs::VerbsOptions& options) {
                if (rank == 1) options.credits = 48;
              }});
   World world(nics.transport_case());
@@ -47,6 +48,69 @@ TEST(VerbsShortageTest, ReceiversAreAlwaysReadyWhateverEachRankKeeps) {
   }
   world.rank(0).close_port(kPort);
   world.rank(1).close_port(kPort);
+}
+
+/// Takes its time over each message.
+class SlowPort final : public fabric::PortHandler {
+ public:
+  void on_notify(fabric::PeerId, std::uint32_t) noexcept override { take(); }
+  void on_message(fabric::PeerId, std::span<const std::byte>) noexcept override { take(); }
+  void on_peer_down(fabric::PeerId, const Error&) noexcept override {}
+
+ private:
+  static void take() noexcept { std::this_thread::sleep_for(200us); }
+};
+
+TEST(VerbsShortageTest, AReceiverThatTakesItsTimeIsReadyAllTheSame) {
+  Nics nics({.verbs = {.eager_world = 0, .credits = 64}});
+  World world(nics.transport_case());
+  SlowPort slow;
+  ASSERT_TRUE(world.target().open_port(kPort, slow));
+  const auto values = numbers(600);
+  EXPECT_TRUE(run(world.initiator(), 1, messages(values), 60s));
+  EXPECT_EQ(nics.nic(0).not_ready_answers(), 0U);
+  world.target().close_port(kPort);
+}
+
+/// Looks at the data at the moment of their notification.
+class Witness final : public fabric::PortHandler {
+ public:
+  explicit Witness(const Memory& memory) : memory_(memory) {}
+  void on_notify(fabric::PeerId, std::uint32_t seed) noexcept override {
+    wrong_ += memory_.mismatches(seed, 0, memory_.size());
+    ++seen_;
+  }
+  void on_message(fabric::PeerId, std::span<const std::byte>) noexcept override {}
+  void on_peer_down(fabric::PeerId, const Error&) noexcept override {}
+  [[nodiscard]] std::size_t wrong() const { return wrong_; }
+  [[nodiscard]] int seen() const { return seen_; }
+
+ private:
+  const Memory& memory_;
+  std::atomic<std::size_t> wrong_{0};
+  std::atomic<int> seen_{0};
+};
+
+TEST(VerbsShortageTest, ANotificationComesAfterItsDataOverTheSlowestRail) {
+  Nics nics({.rails = 2, .verbs = {.slice_bytes = 16 << 10}});
+  World world(nics.transport_case());
+  Memory source(world.initiator(), 256 << 10, true);
+  Memory sink(world.target(), 256 << 10, true);
+  Witness witness(sink);
+  ASSERT_TRUE(world.target().open_port(kPort, witness));
+  const auto* remote = value_or_throw(world.initiator().import(1, sink.region()->key()));
+  ASSERT_TRUE(run(world.initiator(), 1, {WorkRequest::flush(nullptr)}));
+  nics.network().set_wire("rank0/soft1", "rank1/soft1", {.delay = std::chrono::milliseconds(5)});
+  for (std::uint32_t seed = 0; seed < 5; ++seed) {
+    source.pattern(seed);
+    ASSERT_TRUE(run(world.initiator(), 1,
+                    {WorkRequest::put_notify({source.region(), 0}, {remote, 0}, source.size(), kPort, seed, nullptr)}));
+    const Deadline deadline(scaled(20s));
+    while (witness.seen() <= static_cast<int>(seed) && !deadline.passed()) std::this_thread::sleep_for(1ms);
+  }
+  world.target().close_port(kPort);
+  EXPECT_EQ(witness.seen(), 5);
+  EXPECT_EQ(witness.wrong(), 0U);
 }
 
 TEST(VerbsShortageTest, TwoRanksThatFillTheirPoolsWithMessagesToEachOtherBothGetThemAll) {
