@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <new>
 
+#include "dtr/base/fork_guard.hpp"
+
 namespace dtr::inline v0 {
 namespace fabric {
 
@@ -15,7 +17,7 @@ std::uint64_t next_id() noexcept {
 
 }  // namespace
 
-thread_local constinit TrafficMeter::Recent TrafficMeter::recent_;
+thread_local constinit TrafficMeter::Recent TrafficMeter::recent;
 
 /// All slots of one thread. Gives them back when the thread ends.
 struct ThreadTraffic {
@@ -24,10 +26,12 @@ struct ThreadTraffic {
     TrafficMeter::Slot* slot;
   };
   std::vector<Held> held;
+  ForkGuard fork_guard;
 
   ThreadTraffic() = default;
   ~ThreadTraffic() {
-    TrafficMeter::recent_ = {};
+    TrafficMeter::recent = {};
+    if (fork_guard.in_forked_child()) return;  // a thread of the parent may have held the lock
     for (const Held& each : held) each.meter->give_back(*each.slot);
   }
   ThreadTraffic(const ThreadTraffic&) = delete;
@@ -59,7 +63,7 @@ TrafficMeter::Place TrafficMeter::find_or_take() noexcept {
     free_.pop_back();
     known = std::prev(held.end());
   }
-  recent_ = {id_, known->slot};
+  recent = {id_, known->slot};
   return {known->slot, false};
 }
 

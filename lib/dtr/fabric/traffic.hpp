@@ -80,11 +80,11 @@ class TrafficMeter : public std::enable_shared_from_this<TrafficMeter> {
     std::uint64_t meter = 0;
     Slot* slot = nullptr;
   };
-  static thread_local constinit Recent recent_ [[gnu::tls_model("initial-exec")]];
+  static thread_local constinit Recent recent [[gnu::tls_model("initial-exec")]];
 
   [[nodiscard]] Place mine() noexcept {
-    const Recent& recent = recent_;
-    return recent.meter == id_ ? Place{recent.slot, false} : find_or_take();
+    const Recent& last = recent;
+    return last.meter == id_ ? Place{last.slot, false} : find_or_take();
   }
   [[nodiscard]] Place find_or_take() noexcept;
   void give_back(Slot& slot) noexcept;

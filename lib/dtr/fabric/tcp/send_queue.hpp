@@ -97,13 +97,12 @@ class SendQueue {
   [[nodiscard]] bool fail_all(Errc code, bool target_gone, Endings& endings) noexcept;
 
  private:
-  enum Flag : std::uint8_t {
-    kOpen = 1,       ///< its completion has not been told
-    kHolds = 2,      ///< counted in the local region's uses
-    kLingering = 4,  ///< ended, memory still in use
-    kGoodbye = 8,
-    kReturns = 16,  ///< went out as a get or an atomic and is not answered
-  };
+  // Flags of a slot.
+  static constexpr std::uint8_t kOpen = 1;       ///< its completion has not been told
+  static constexpr std::uint8_t kHolds = 2;      ///< counted in the local region's uses
+  static constexpr std::uint8_t kLingering = 4;  ///< ended, memory still in use
+  static constexpr std::uint8_t kGoodbye = 8;
+  static constexpr std::uint8_t kReturns = 16;  ///< went out as a get or an atomic and is not answered
   struct Slot {
     WorkRequest request{};
     std::int64_t deadline_ns = kNever;
