@@ -248,10 +248,11 @@ TEST(VerbsRecoveryTest, APeerThatAnswersLateIsConnectedAllTheSame) {
   fabric::Fabric& to = world.target();
   from.submit(1, requests, scaled(60s));
   // The first word reaches the target, which then stops until it has been asked again.
-  while (nics.nic(1).calls(Call::create_qp) == 0) {
+  ASSERT_TRUE(comes_true([&] {
     from.progress().poll();
     to.progress().poll();
-  }
+    return nics.nic(1).calls(Call::create_qp) > 0;
+  }));
   ASSERT_TRUE(comes_true([&] {
     from.progress().poll();
     return nics.nic(0).calls(Call::create_qp) >= 2 || done.done();

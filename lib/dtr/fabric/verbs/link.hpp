@@ -156,7 +156,8 @@ class Link {
 
   // link_rails.cpp: rails are lost
   void become(Rail& rail, Rail::State next) noexcept;  // with lock_
-  void fault(Rail& rail, std::int32_t cause, std::string_view why) noexcept;
+  /// `status`: of the completion that has shown it, or 0.
+  void fault(Rail& rail, std::int32_t status, std::string_view why) noexcept;
   void finish_drain(Rail& rail);
   void finish_fence(Rail& rail);
   void peer_has_got(Rail& rail, std::uint64_t received, std::string_view why);

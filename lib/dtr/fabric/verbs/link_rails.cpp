@@ -37,7 +37,7 @@ void Link::note_fault(const Rail& rail, std::string_view why) noexcept {
   }
 }
 
-void Link::fault(Rail& rail, std::int32_t cause, std::string_view why) noexcept {
+void Link::fault(Rail& rail, std::int32_t status, std::string_view why) noexcept {
   if (rail.state != Rail::State::open && rail.state != Rail::State::ready) return;
   {
     const std::lock_guard lock(lock_);
@@ -49,7 +49,7 @@ void Link::fault(Rail& rail, std::int32_t cause, std::string_view why) noexcept 
   rail.receives_until = now + kReceiveTime;
   rail.answer_until = kNever;
   if (open_rails_ == 0 && unreachable_since_ == kNever &&
-      (cause == IBV_WC_RETRY_EXC_ERR || cause == IBV_WC_LOC_QP_OP_ERR || !nic_of(rail).active())) {
+      (status == IBV_WC_RETRY_EXC_ERR || status == IBV_WC_LOC_QP_OP_ERR || !nic_of(rail).active())) {
     unreachable_since_ = now;
   }
   note_fault(rail, why);
@@ -200,7 +200,7 @@ int Link::drive_rail(Rail& rail, std::int64_t now) {
         error = rail.refused;
       }
       if (error == 0) return 0;
-      fault(rail, error, "posting was refused: " + errno_error(error, "post_send").message);
+      fault(rail, 0, "posting was refused: " + errno_error(error, "post_send").message);
       return 1;
     }
     case Rail::State::draining:
