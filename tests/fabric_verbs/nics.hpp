@@ -43,6 +43,7 @@ struct NicsOptions {
   std::size_t rails = 1;
   fabric::verbs::VerbsOptions verbs{};
   software_nic::DeviceOptions device{};
+  std::vector<software_nic::DeviceOptions> devices{};  ///< if there are any, in place of `rails` times `device`
   /// A rank's own settings.
   std::function<void(std::uint32_t rank, fabric::verbs::VerbsOptions& options)> adjust{};
   /// Called when a rank's transport has been made and has not met its peers.
@@ -76,7 +77,8 @@ class Nics {
   static Result<std::unique_ptr<fabric::Transport>> make(State& state, const fabric::TransportContext& context) {
     const std::uint32_t rank = context.identity.self;
     software_nic::NicOptions options{.name = "rank" + std::to_string(rank), .host = "host"};
-    options.devices.assign(state.options.rails, state.options.device);
+    options.devices = state.options.devices;
+    if (options.devices.empty()) options.devices.assign(state.options.rails, state.options.device);
     state.nics[rank] = std::make_shared<WatchedNic>(state.network, options);
     const fabric::TransportFactory control{.name = "tcp", .make = [](const fabric::TransportContext& inner) {
                                              return fabric::tcp::make_tcp(inner, {.bind_address = "127.0.0.1",

@@ -93,7 +93,7 @@ Result<void> Fabric::make_transports() {
     if (made) {
       transports_.push_back(std::move(*made));
       meters_.push_back(context.traffic);
-      reports_.push_back({.name = factory.name, .viable = true, .reason = "works here"});
+      reports_.push_back({.name = factory.name, .viable = true, .reason = transports_.back()->describe()});
     } else {
       reports_.push_back({.name = factory.name, .viable = false, .reason = made.error().to_string()});
       DTR_LOG_INFO("transport ", factory.name, " is not viable: ", made.error().to_string());

@@ -123,6 +123,9 @@ class Transport : public ProgressSource {
  public:
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
 
+  /// What it works with here, for dtr_info: devices, addresses.
+  [[nodiscard]] virtual std::string describe() const { return "works here"; }
+
   /// Two ranks can use this transport between them if and only if their domains are equal.
   [[nodiscard]] virtual std::string domain() const = 0;
 

@@ -63,6 +63,7 @@ Device::Device(std::shared_ptr<Network> network, const std::string& nic, std::st
   if (options_.ports.empty()) options_.ports.emplace_back();
   full_name_ = nic + "/" + options_.name;
   std::strncpy(handle_.name, options_.name.c_str(), sizeof handle_.name - 1);
+  std::strncpy(handle_.ibdev_path, options_.sysfs.c_str(), sizeof handle_.ibdev_path - 1);
   std::strncpy(handle_.dev_name, ("uverbs" + std::to_string(place)).c_str(), sizeof handle_.dev_name - 1);
   handle_.node_type = IBV_NODE_CA;
   handle_.transport_type = IBV_TRANSPORT_IB;

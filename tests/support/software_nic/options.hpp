@@ -31,6 +31,7 @@ struct PortOptions {
 struct DeviceOptions {
   std::string name{};                ///< empty: "soft0", "soft1", ... by place
   std::vector<PortOptions> ports{};  ///< empty: one
+  std::string sysfs{};               ///< its folder in sysfs; empty: it has none
 
   // Counts: the call that would exceed one fails with ENOMEM.
   int max_pd = 32768;

@@ -70,6 +70,8 @@ void SoftwareNic::complete_posted() {
   }
 }
 
+std::uint64_t SoftwareNic::posted_requests(const std::string& device) const { return named(device).posted(); }
+
 std::uint64_t SoftwareNic::posted_requests() const noexcept {
   std::uint64_t sum = 0;
   for (const auto& device : devices_) sum += device->posted();

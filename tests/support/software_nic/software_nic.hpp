@@ -73,6 +73,7 @@ class SoftwareNic : public fabric::verbs::VerbsApi {
   [[nodiscard]] std::uint64_t calls(Call call) const noexcept { return calls_.count(call); }
   /// Work requests that post_send has taken; calls(Call::post_send) counts doorbells.
   [[nodiscard]] std::uint64_t posted_requests() const noexcept;
+  [[nodiscard]] std::uint64_t posted_requests(const std::string& device) const;
   /// How often a peer has answered that its receive queue is empty.
   [[nodiscard]] std::uint64_t not_ready_answers() const noexcept;
   /// Verbs objects that exist: 0 when everything has been destroyed.

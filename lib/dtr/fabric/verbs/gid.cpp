@@ -94,6 +94,28 @@ std::optional<GidChoice> choose_gids(const PortOffer& ours, const PortOffer& the
   return choice;
 }
 
+std::string describe_choice(const PortOffer& offer, int wanted) {
+  auto choice = choose_gids(offer, offer, false, wanted);
+  const bool between_hosts = choice.has_value();
+  if (!between_hosts) choice = choose_gids(offer, offer, true, wanted);
+  if (!choice) return "no GID " + std::to_string(wanted) + " (verbs.gid_index)";
+  const GidEntry& used = choice->ours;
+  std::string text = "GID " + std::to_string(used.index) + " " + to_string(used.gid) + ": ";
+  if (wanted >= 0) text += "the one asked for by verbs.gid_index, ";
+  if (!offer.ethernet) return text + "InfiniBand";
+  text += is_mapped_v4(used.gid) ? "RoCE v2 with an IPv4 address" : "RoCE v2 with an IPv6 address";
+  if (used.prefix_bits > 0) {
+    text += " in a subnet of /" + std::to_string(used.prefix_bits - (is_mapped_v4(used.gid) ? 96 : 0));
+  }
+  if (!between_hosts) return text + ", link-local: within this host only";
+  std::string local;
+  for (const GidEntry& entry : offer.gids) {
+    if (is_link_local(entry.gid)) local += (local.empty() ? "" : ", ") + std::to_string(entry.index);
+  }
+  if (!local.empty()) text += "; not GID " + local + ", link-local";
+  return text;
+}
+
 std::vector<RailPair> pair_rails(std::span<const PortOffer> lower, std::span<const PortOffer> higher, bool same_host) {
   std::vector<RailPair> pairs;
   std::vector<bool> lower_taken(lower.size());

@@ -53,6 +53,9 @@ struct GidChoice {
 [[nodiscard]] std::optional<GidChoice> choose_gids(const PortOffer& ours, const PortOffer& theirs, bool same_host,
                                                    int wanted = -1);
 
+/// The address that a port would use towards a host of its own subnet, and why: for dtr_info, before peers are known.
+[[nodiscard]] std::string describe_choice(const PortOffer& offer, int wanted);
+
 /// Two ports that form a rail, by their places in the two lists.
 struct RailPair {
   std::uint8_t lower = 0;   ///< port of the rank with the lower number

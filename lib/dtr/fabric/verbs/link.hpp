@@ -103,7 +103,7 @@ class Link {
   [[nodiscard]] Step advance_notify(Operation& operation, std::uint32_t number) noexcept;   // with lock_
   [[nodiscard]] Step advance_atomic(Operation& operation, std::uint32_t number) noexcept;   // with lock_
   [[nodiscard]] Step advance_flush(Operation& operation, std::uint32_t number, Endings& endings) noexcept;
-  [[nodiscard]] Rail* data_rail() noexcept;                                     // with lock_
+  [[nodiscard]] Rail* data_rail(const Operation& operation) noexcept;           // with lock_
   [[nodiscard]] Rail* atomic_rail() noexcept;                                   // with lock_
   [[nodiscard]] Rail* message_rail(bool spends) noexcept;                       // with lock_
   [[nodiscard]] bool rides_credits(const Operation& operation) const noexcept;  // with lock_

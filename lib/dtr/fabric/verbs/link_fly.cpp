@@ -169,7 +169,7 @@ bool Link::fly_again(const Flight& flight) noexcept {
   }
   Rail* rail = nullptr;
   if (flight.kind == Flight::Kind::slice || flight.kind == Flight::Kind::flush) {
-    rail = data_rail();
+    rail = data_rail(operation);
   } else if (flight.kind == Flight::Kind::atomic) {  // it was never under way
     rail = atomic_rail();
   } else {

@@ -95,10 +95,18 @@ bool Link::rides_credits(const Operation& operation) const noexcept {
 
 // --- rails ---
 
-Rail* Link::data_rail() noexcept {
+Rail* Link::data_rail(const Operation& operation) noexcept {
+  if (rails_.size() == 1) return rails_[0]->usable() && rails_[0]->ring.has_room() ? rails_[0].get() : nullptr;
+  // Those near the memory; the others only while none of these is usable.
+  const Region* region = operation.request.opcode == Opcode::flush ? nullptr : operation.request.local;
+  std::uint32_t near = region == nullptr ? ~0U : hub_.registrations.near(*region);
+  const auto is_near = [&](const Rail& rail) { return (near >> rail.nic & 1U) != 0; };
+  if (std::none_of(rails_.begin(), rails_.end(), [&](const auto& rail) { return rail->usable() && is_near(*rail); })) {
+    near = ~0U;
+  }
   Rail* best = nullptr;
   for (const auto& rail : rails_) {
-    if (!rail->usable() || !rail->ring.has_room()) continue;
+    if (!rail->usable() || !rail->ring.has_room() || !is_near(*rail)) continue;
     if (best == nullptr || rail->bytes_under_way < best->bytes_under_way) best = rail.get();
   }
   return best;
@@ -166,7 +174,7 @@ Link::Step Link::advance(std::uint64_t position, Endings& endings) noexcept {
 Link::Step Link::advance_data(Operation& operation, std::uint32_t number) noexcept {
   const std::uint64_t bytes = operation.request.length;
   while (operation.started < bytes) {
-    Rail* rail = data_rail();
+    Rail* rail = data_rail(operation);
     if (rail == nullptr) return Step::blocked;
     const std::uint64_t slice = open_rails_ > 1 ? hub_.options.slice_bytes : kMaxSlice;
     const std::uint64_t most = std::min<std::uint64_t>(slice, nic_of(*rail).max_message());

@@ -15,6 +15,7 @@
 
 #include "dtr/base/log.hpp"
 #include "dtr/fabric/verbs/limits.hpp"
+#include "dtr/fabric/verbs/nodes.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric::verbs {
@@ -85,6 +86,7 @@ Nic::~Nic() {
 
 Result<void> Nic::set_up(ibv_device* device, std::uint8_t port) {
   port_ = port;
+  numa_node_ = node_of_device(device->ibdev_path);
   address_.name = std::string(api_.get_device_name(device)) + ":" + std::to_string(port);
   const auto refused = [&](int number, const std::string& what, const std::string& limits = "none known") {
     return fail(device_refusal(number, what, limits, address_.name, kOperation));
@@ -456,11 +458,13 @@ Result<std::vector<std::unique_ptr<Nic>>> open_nics(VerbsApi& api, const VerbsOp
     ibv_device* device;
     std::uint8_t port;
     std::size_t place;
+    int distance;  ///< from the CPUs that this process may use
   };
   std::vector<Wanted> wanted;
   std::string reasons;
   std::vector<std::unique_ptr<Nic>> nics;
   std::vector<std::string> known;
+  const int here = options.devices.empty() ? node_of_process() : -1;
   for (int i = 0; i < count; ++i) {
     const std::string device = api.get_device_name(list[i]);
     known.push_back(device);
@@ -479,11 +483,13 @@ Result<std::vector<std::unique_ptr<Nic>>> open_nics(VerbsApi& api, const VerbsOp
         if (entry == options.devices.end()) continue;
         place = static_cast<std::size_t>(entry - options.devices.begin());
       }
-      wanted.push_back({list[i], static_cast<std::uint8_t>(port), place});
+      wanted.push_back(
+          {list[i], static_cast<std::uint8_t>(port), place, node_distance(here, node_of_device(list[i]->ibdev_path))});
     }
   }
   std::stable_sort(wanted.begin(), wanted.end(), [&](const Wanted& a, const Wanted& b) {
     if (a.place != b.place) return a.place < b.place;
+    if (a.distance != b.distance) return a.distance < b.distance;
     const int names = std::strcmp(api.get_device_name(a.device), api.get_device_name(b.device));
     return names != 0 ? names < 0 : a.port < b.port;
   });

@@ -43,6 +43,8 @@ class Nic {
   [[nodiscard]] const ibv_device_attr& attributes() const noexcept { return attributes_; }
   [[nodiscard]] VerbsApi& api() const noexcept { return api_; }
   [[nodiscard]] ibv_pd* protection_domain() const noexcept { return pd_.get(); }
+  /// Of the host's memory that it is attached to; -1 = unknown, or there is one only.
+  [[nodiscard]] int numa_node() const noexcept { return numa_node_; }
   [[nodiscard]] std::uint8_t port() const noexcept { return port_; }
   [[nodiscard]] bool active() const noexcept { return active_; }
   /// The port still has this address.
@@ -117,6 +119,7 @@ class Nic {
   Context context_;
   std::uint8_t port_ = 1;
   bool active_ = true;
+  int numa_node_ = -1;
   bool address_is_old_ = false;  ///< there was no memory for the new one
   ibv_device_attr attributes_{};
   std::uint32_t max_message_ = 0;
@@ -137,7 +140,8 @@ class Nic {
   std::unordered_map<std::uint32_t, Member> members_;  ///< by queue pair number
 };
 
-/// The ports to use, in order. Errors: unsupported, with every port's reason.
+/// The ports to use, in order: as options.devices says, else those near this process's CPUs first, then by name.
+/// Errors: unsupported, with every port's reason.
 [[nodiscard]] Result<std::vector<std::unique_ptr<Nic>>> open_nics(VerbsApi& api, const VerbsOptions& options);
 
 }  // namespace fabric::verbs

@@ -21,6 +21,7 @@ class Registrations {
     std::array<MemoryRegion, RemoteKey::kMaxRails> mrs{};
     std::array<std::uint32_t, RemoteKey::kMaxRails> lkeys{};
     std::uint32_t generation = 0;
+    std::uint32_t near = ~0U;  ///< bit i: no NIC is nearer to the memory than NIC i
   };
 
   explicit Registrations(const std::vector<std::unique_ptr<Nic>>& nics) : nics_(nics) {}
@@ -40,8 +41,15 @@ class Registrations {
     return true;
   }
 
+  /// The NICs that are nearest to the region's memory, as bits; all of them if that is unknown. Any thread, no lock.
+  [[nodiscard]] std::uint32_t near(const Region& region) const noexcept {
+    const Entry* entry = entries_[region.key().slot].load(std::memory_order_acquire);
+    return entry == nullptr ? ~0U : entry->near;
+  }
+
  private:
   [[nodiscard]] Result<MemoryRegion> register_with(Nic& nic, const Region& region);
+  [[nodiscard]] std::uint32_t find_near(const Region& region) const;
 
   const std::vector<std::unique_ptr<Nic>>& nics_;
   std::array<std::atomic<Entry*>, RegionTable::kMaxRegions> entries_{};

@@ -77,6 +77,17 @@ VerbsTransport::~VerbsTransport() {
   drop_early();
 }
 
+std::string VerbsTransport::describe() const {
+  std::string text;
+  for (const auto& nic : nics) {
+    const PortAddress& port = nic->address();
+    text += (text.empty() ? "" : "; ") + port.name + (port.offer.ethernet ? " RoCE, " : " InfiniBand, ");
+    if (nic->numa_node() >= 0) text += "NUMA node " + std::to_string(nic->numa_node()) + ", ";
+    text += describe_choice(port.offer, options.gid_index);
+  }
+  return text;
+}
+
 std::string VerbsTransport::domain() const {
   // Whether two ports reach each other is found out pair by pair; RoCE and InfiniBand never do.
   return nics.front()->address().offer.ethernet ? "roce" : "infiniband";

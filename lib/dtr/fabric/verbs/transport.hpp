@@ -23,6 +23,7 @@ class VerbsTransport final : private Hub, public Transport {
   [[nodiscard]] Result<void> start(const TransportFactory& control);
 
   [[nodiscard]] std::string_view name() const noexcept override { return "verbs"; }
+  [[nodiscard]] std::string describe() const override;
   [[nodiscard]] std::string domain() const override;
   [[nodiscard]] bool moves(MemoryKind kind) const noexcept override { return kind != MemoryKind::cuda; }
   [[nodiscard]] std::vector<std::byte> address() const override { return own_address().encode(); }
