@@ -294,6 +294,39 @@ TEST_P(ConformanceTest, FencedRequestsStartAfterAllEarlierOnes) {
   }
 }
 
+TEST_P(ConformanceTest, MessagesKeepTheirOrderWhetherFencedOrNot) {
+  World world(GetParam());
+  Inbox inbox;
+  ASSERT_TRUE(world.target().open_port(kPort, inbox));
+  constexpr std::size_t kSize = 64 << 10;
+  constexpr std::uint32_t kMessages = 60;
+  Memory here = make(world.initiator(), kSize);
+  Memory there = make(world.target(), kSize);
+  const RemoteRegion* remote = import(world, there);
+  std::vector<std::uint32_t> numbers(kMessages);
+  std::vector<WorkRequest> requests;
+  for (std::uint32_t i = 0; i < kMessages; ++i) {
+    numbers[i] = i;
+    const auto message = WorkRequest::send(kPort, std::as_bytes(std::span(&numbers[i], 1)), nullptr);
+    if (i % 3 != 0) {
+      requests.push_back(message);
+      continue;
+    }
+    requests.push_back(WorkRequest::put({here.region(), 0}, {remote, 0}, kSize, nullptr));
+    requests.push_back(message.fenced());
+  }
+  ASSERT_TRUE(run(world, requests));
+  for (std::uint32_t i = 0; i < kMessages; ++i) {
+    const auto event = inbox.next();
+    ASSERT_TRUE(event);
+    std::uint32_t number = 0;
+    ASSERT_EQ(event->payload.size(), sizeof number);
+    std::memcpy(&number, event->payload.data(), sizeof number);
+    EXPECT_EQ(number, i);
+  }
+  world.target().close_port(kPort);
+}
+
 TEST_P(ConformanceTest, AMessageFencedBehindItsFailedDataIsNotSent) {
   World world(GetParam());
   Inbox inbox;

@@ -15,7 +15,7 @@ namespace fabric {
 /// there and comes back.
 class Endings {
  public:
-  Endings() = default;
+  Endings() noexcept : Endings(kRuns) {}
   /// Without room: for who may end nothing now.
   static Endings none() noexcept { return Endings(0); }
 
@@ -27,17 +27,18 @@ class Endings {
     if (completion == nullptr || requests == 0) return;
     if (count_ > 0) {
       Run& last = runs_[count_ - 1];
-      if (last.completion == completion &&
-          std::bit_cast<std::uint64_t>(last.status) == std::bit_cast<std::uint64_t>(status)) {
+      if (last.completion == completion && last.status == std::bit_cast<std::uint64_t>(status)) {
         last.requests += requests;
         return;
       }
     }
-    runs_[count_++] = {completion, status, requests};
+    runs_[count_++] = {completion, std::bit_cast<std::uint64_t>(status), requests};
   }
 
   void deliver() noexcept {
-    for (std::size_t i = 0; i < count_; ++i) runs_[i].completion->finish(runs_[i].requests, runs_[i].status);
+    for (std::size_t i = 0; i < count_; ++i) {
+      runs_[i].completion->finish(runs_[i].requests, std::bit_cast<Status>(runs_[i].status));
+    }
     count_ = 0;
   }
 
@@ -45,12 +46,12 @@ class Endings {
   static constexpr std::size_t kRuns = 64;
   explicit Endings(std::size_t room) noexcept : room_(room) {}
   struct Run {
-    Completion* completion = nullptr;
-    Status status{};
-    std::uint32_t requests = 0;
+    Completion* completion;
+    std::uint64_t status;  ///< a Status
+    std::uint32_t requests;
   };
-  std::array<Run, kRuns> runs_{};
-  std::size_t room_ = kRuns;
+  std::array<Run, kRuns> runs_;  ///< left as it is: clearing 1.5 KiB took half of the time of a post
+  std::size_t room_;
   std::size_t count_ = 0;
 };
 

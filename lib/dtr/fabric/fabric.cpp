@@ -418,9 +418,9 @@ Error Fabric::explain(PeerId id, const Status& status, std::string_view operatio
     return error;
   }
   const Peer& peer = *peers_[id];
-  if (status.code == Errc::peer_failed || status.code == Errc::peer_left || status.code == Errc::fenced) {
-    return peer_error(id, operation);
-  }
+  const bool gone = status.code == Errc::peer_failed || status.code == Errc::peer_left || status.code == Errc::fenced;
+  // A transport ends the requests to a dead peer, and then tells us: until it has, only the channel knows.
+  if (gone && peer.down.load(std::memory_order_acquire) != Errc::ok) return peer_error(id, operation);
   if (const Channel* channel = peer.channel.load(std::memory_order_acquire); channel != nullptr) {
     error.path = channel->path();
     error.message = channel->explain(status);

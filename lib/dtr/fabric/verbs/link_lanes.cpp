@@ -80,7 +80,11 @@ Link::Step Link::run_lane(std::uint64_t& cursor, bool credits, Endings& endings)
   cursor = std::max(cursor, operations_->tail());
   for (; cursor != operations_->head(); ++cursor) {
     const Operation& operation = operations_->at(cursor);
-    if (operation.told || operation.posted || operation.is_held() || rides_credits(operation) != credits) continue;
+    if (operation.told || operation.posted || rides_credits(operation) != credits) continue;
+    if (operation.is_held()) {
+      if (credits) return Step::done;  // the messages behind it wait too: they keep their order
+      continue;
+    }
     if (const Step step = advance(cursor, endings); step != Step::done) return step;
   }
   return Step::done;
