@@ -16,7 +16,8 @@ struct ModelShape {
   int classes = 10;
 
   [[nodiscard]] std::size_t parameters() const noexcept {
-    return static_cast<std::size_t>(inputs * hidden + hidden + hidden * classes + classes);
+    const auto width = static_cast<std::size_t>(hidden);
+    return (static_cast<std::size_t>(inputs) + 1) * width + (width + 1) * static_cast<std::size_t>(classes);
   }
 };
 

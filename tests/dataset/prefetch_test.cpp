@@ -245,7 +245,7 @@ TEST(BatchLoaderTest, WholeShardsAreReadAheadAsOftenAsAskedAndNoFurther) {
 TEST(BatchLoaderTest, ShardsReadAheadStayWithinTheBuffer) {
   const auto reader = std::make_shared<Numbers>(400, 0, false);
   BatchLoader loader({reader}, ShardPlan(set_of(400), 1, 0, 0),
-                     {.batch = 5, .depth = 1, .shard_buffer_bytes = 2 * 20 * 8, .prefetch_shards = 10});
+                     {.batch = 5, .depth = 1, .shard_buffer_bytes = std::size_t{2} * 20 * 8, .prefetch_shards = 10});
   const Deadline deadline = scaled(10s);
   while (reader->reads < 2 && !deadline.passed()) std::this_thread::sleep_for(1ms);
   std::this_thread::sleep_for(20ms);  // time to do too much
