@@ -180,7 +180,7 @@ int main(int argc, char** argv) {
     if (done) done = run(rt, options);
     const bool failed = !done;
     // Who fails does not wait long for ranks that may hang.
-    const dtr::Deadline farewell(failed ? kFarewell : kEnd);
+    const dtr::Deadline farewell = failed ? std::min(dtr::Deadline(kFarewell), rt.end_deadline()) : dtr::Deadline(kEnd);
     done = all_well(rt, "dtr_train ends", std::move(done), farewell);
     const auto ended = failed ? rt.finalize(farewell) : rt.finalize();
     running = nullptr;

@@ -1,5 +1,7 @@
 #include "dtr/runtime/runtime.hpp"
 
+#include <thread>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -109,6 +111,38 @@ TEST(RuntimeTest, ConfigErrorsComeThrough) {
   ASSERT_FALSE(made);
   EXPECT_EQ(made.error().code, Errc::config_error);
   EXPECT_THAT(made.error().message, HasSubstr("progress.spin_us"));
+}
+
+TEST(RuntimeTest, WaitsOfTheEndThatAreInVainShareOneBudget) {
+  RuntimeOptions options = alone();
+  options.config.overrides = {{"timeout.finalize_ms", "3600000"}};
+  Runtime rt(std::move(options));
+  EXPECT_GT(rt.end_deadline().left(), 59min);
+  {
+    const EndWait answered(rt, 30min);
+    EXPECT_LE(answered.deadline().left(), 30min);
+    const EndWait longer(rt, 24h);
+    EXPECT_LE(longer.deadline().left(), 45min) << "a quarter is the Runtime's own";
+  }
+  EXPECT_GT(rt.end_deadline().left(), 59min) << "it did not come to its deadline";
+  {
+    const EndWait in_vain(rt, 50ms);
+    std::this_thread::sleep_until(in_vain.deadline().at());
+  }
+  EXPECT_LE(rt.end_deadline().left(), 60min - 50ms);
+  EXPECT_TRUE(rt.finalize());
+}
+
+TEST(RuntimeTest, WhereTheBudgetOfTheEndIsSpentNobodyWaits) {
+  RuntimeOptions options = alone();
+  options.config.overrides = {{"timeout.finalize_ms", "60"}};
+  Runtime rt(std::move(options));
+  {
+    const EndWait in_vain(rt, 1h);
+    std::this_thread::sleep_until(in_vain.deadline().at());
+  }
+  const EndWait next(rt, 1h);
+  EXPECT_TRUE(next.deadline().passed());
 }
 
 TEST(RuntimeTest, BuffersComeFromAPoolThatMergesAndGrows) {

@@ -23,7 +23,8 @@ ARGUMENTS = ["--servers", SERVERS, "--batch", 16, "--seed", 8, "--max-steps", ST
 def stop_for_ever(victim, settings):
     """The others end, the workers among them with timed_out; when the stopped rank wakes up it learns that they have gone."""
     timeout = scaled(2)
-    settings = {**settings, "DTR_TIMEOUT_MS": int(1000 * timeout)}
+    budget = scaled(2)
+    settings = {**settings, "DTR_TIMEOUT_MS": int(1000 * timeout), "DTR_TIMEOUT_FINALIZE_MS": int(1000 * budget)}
     # No checkpoints: who waits for one to be written does not know which rank keeps it waiting.
     with Job(PROGRAM, RANKS, "--servers", SERVERS, "--batch", 16, settings=settings, judged=True) as job:
         process = job.start_of(victim)[1]
@@ -39,6 +40,8 @@ def stop_for_ever(victim, settings):
             check(code == 1, f"rank {rank} ended with {code}, not with an Error: {words}")
             if rank in workers:
                 check(ended - stopped >= 0.9 * timeout, f"rank {rank} gave up before its deadline")
+                # Its last operation may have begun a moment after the stop.
+                check(ended - stopped <= timeout + budget + scaled(3), f"rank {rank} took longer to end than it may")
                 check("timed_out" in words, f"rank {rank}: {words}")
                 late = re.search(r"(no answer from|no part of the round came from|did not come:) (.*)", words)
                 check(late is not None, f"rank {rank} does not say who is late: {words}")

@@ -54,7 +54,7 @@ constexpr Setting kSettings[] = {
     {.key = "timeout.barrier_ms", .type = integer, .unit = milliseconds, .initial = "60000", .minimum = 1, .maximum = kDayMs,
      .help = "Deadline of a barrier for which the caller gives none; its time-out names who is missing."},
     {.key = "timeout.finalize_ms", .type = integer, .unit = milliseconds, .initial = "10000", .minimum = 1, .maximum = kDayMs,
-     .help = "Longest time that the end of a Runtime waits for its peers."},
+     .help = "Longest time that the end of a Runtime, and of all services on it, waits for peers that do not answer."},
 
     {.key = "failure.detect_ms", .type = integer, .unit = milliseconds, .initial = "5000", .minimum = 10, .maximum = kDayMs,
      .help = "Within this time after a peer's death its operations end with peer_failed."},

@@ -87,7 +87,8 @@ Reducer::Reducer(Runtime& runtime, const ReducerOptions& options) : state_(std::
 
 Reducer::~Reducer() {
   if (!state_->started || !state_->core.check_fork()) return;
-  static_cast<void>(state_->core.fabric().progress().wait([&]() noexcept { return state_->alone(); }, kGoodbyeBound));
+  const EndWait wait(state_->runtime, kGoodbyeBound);
+  static_cast<void>(state_->core.fabric().progress().wait([&]() noexcept { return state_->alone(); }, wait.deadline()));
 }
 
 Result<void> Reducer::serve(Deadline deadline) {

@@ -22,7 +22,9 @@ Server::Server(Runtime& runtime, const ServerOptions& options) : state_(std::mak
 }
 
 Server::~Server() {
-  if (state_->core.check_fork()) static_cast<void>(state_->flush(std::chrono::seconds(2)));
+  if (!state_->core.check_fork()) return;
+  const EndWait wait(state_->core.runtime(), std::chrono::seconds(2));
+  static_cast<void>(state_->flush(wait.deadline()));
 }
 
 Result<std::vector<Request>> Server::get_batch(Deadline deadline) {

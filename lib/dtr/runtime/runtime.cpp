@@ -386,18 +386,39 @@ Result<fabric::Port> Runtime::service_port(std::string_view service, int group) 
   return dtr::fail(Errc::not_found, "no service is called " + std::string(service), "service port");
 }
 
-Result<void> Runtime::finalize() {
-  return finalize(duration_cast<milliseconds>(config_.duration("timeout.finalize_ms")));
+Deadline Runtime::end_deadline() const noexcept {
+  const std::chrono::nanoseconds vain(waited_in_vain_ns_.load(std::memory_order_relaxed));
+  return std::max<std::chrono::nanoseconds>(config_.duration("timeout.finalize_ms") - vain, {});
 }
+
+EndWait::EndWait(Runtime& runtime, std::chrono::nanoseconds most) noexcept
+    : runtime_(runtime), started_(Deadline::Clock::now()), deadline_(Deadline(most)) {
+  const auto kept = runtime.config().duration("timeout.finalize_ms") / 4;
+  const auto left = std::max<std::chrono::nanoseconds>(runtime.end_deadline().left() - kept, {});
+  deadline_ = std::min(deadline_, Deadline(left));
+}
+
+EndWait::~EndWait() {
+  const auto now = Deadline::Clock::now();
+  if (now < deadline_.at()) return;
+  const auto waited = std::chrono::duration_cast<std::chrono::nanoseconds>(now - started_).count();
+  runtime_.waited_in_vain_ns_.fetch_add(waited, std::memory_order_relaxed);
+}
+
+Result<void> Runtime::finalize() { return finalize(end_deadline()); }
 
 Result<void> Runtime::finalize(Deadline deadline) {
   if (fabric_->progress().in_progress()) return dtr::fail(Errc::would_deadlock, "called from a callback", "finalize");
   if (finalized_.exchange(true)) return {};
   control_->begin_end();
-  // Everybody first comes to the end, so that nobody's goodbye meets an open operation.
+  // Everybody first comes to the end, so that nobody's goodbye meets an open operation. Time is kept for the question
+  // who did not come, and for the goodbyes.
+  const auto kept = std::min<milliseconds>(duration_cast<milliseconds>(deadline.left()) / 4, std::chrono::seconds(1));
+  const Deadline meeting(deadline.left() - kept);
   const Control::Members everyone{.first = 0, .count = static_cast<std::uint32_t>(size_)};
-  Result<void> outcome = control_->first_gone(everyone) ? dtr::fail(control_->why_gone(everyone, "finalize", deadline))
-                                                        : control_->barrier(*world_, everyone, "finalize", deadline);
+  Result<void> outcome = control_->first_gone(everyone)
+                             ? dtr::fail(control_->why_gone(everyone, "finalize", deadline))
+                             : control_->barrier(*world_, everyone, "finalize", meeting, kept / 2);
   if (outcome) {
     control_->all_at_end();
     // Who stops answering while somebody's connection to him is still being made leaves that rank waiting for it: all

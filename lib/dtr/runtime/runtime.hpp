@@ -50,7 +50,7 @@ class Runtime final : public Group {
   /// Errors: config_error, invalid_argument (no worker would be left), unreachable, mpi_error.
   [[nodiscard]] static Result<std::unique_ptr<Runtime>> init(RuntimeOptions options = {});
 
-  /// Finalizes with timeout.finalize_ms; what goes wrong then is logged.
+  /// Finalizes until end_deadline(); what goes wrong then is logged.
   ~Runtime() override;
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
@@ -134,10 +134,15 @@ class Runtime final : public Group {
   /// One look at everything; only needed with progress.mode = inline. True if something was handled.
   bool progress() noexcept { return fabric_->progress().poll(); }
 
+  /// What is left of timeout.finalize_ms for all that ends with this Runtime: from now, less what ends have waited in
+  /// vain before.
+  [[nodiscard]] Deadline end_deadline() const noexcept;
+
   /// The first peer known to be dead, or ok. Error `fenced`: the others have declared this rank failed.
   [[nodiscard]] Result<void> check_peers() const;
 
  private:
+  friend class EndWait;
   class Control;
   class Pool;
   class RoleGroup;
@@ -169,6 +174,26 @@ class Runtime final : public Group {
   bool transfer_timeout_grows_ = true;
   std::atomic<bool> stop_requested_{false};
   std::atomic<bool> finalized_{false};
+  std::atomic<std::int64_t> waited_in_vain_ns_{0};  ///< by EndWaits
+};
+
+/// One wait of a service that ends. A wait that comes to its deadline has been in vain: its time is taken from what all
+/// later ones together may wait, so that the whole end takes timeout.finalize_ms at most. A quarter is the Runtime's
+/// own.
+class EndWait {
+ public:
+  /// At most so long, and at most as long as the others have left.
+  EndWait(Runtime& runtime, std::chrono::nanoseconds most) noexcept;
+  ~EndWait();
+  EndWait(const EndWait&) = delete;
+  EndWait& operator=(const EndWait&) = delete;
+
+  [[nodiscard]] const Deadline& deadline() const noexcept { return deadline_; }
+
+ private:
+  Runtime& runtime_;
+  Deadline::Clock::time_point started_;
+  Deadline deadline_;
 };
 
 }  // namespace dtr::inline v0

@@ -36,7 +36,7 @@ ServerCore::ServerCore(Runtime& runtime, int group, const char* operation)
   }
   worker_port_ = value_or_throw(runtime.service_port("pushpull worker", group));
   server_port_ = value_or_throw(runtime.service_port("pushpull server", group));
-  for (int worker = 0; worker < runtime.workers(); ++worker) workers_.emplace_back(fabric_);
+  for (int worker = 0; worker < runtime.workers(); ++worker) workers_.emplace_back(runtime_);
 }
 
 void ServerCore::start() {
@@ -58,7 +58,10 @@ ServerCore::~ServerCore() {
   if (open_) {
     break_all(
         {.code = Errc::closed, .message = "the server has ended", .operation = operation_, .peer = runtime_.rank()});
-    static_cast<void>(fabric_.progress().wait([this]() noexcept { return !anyone_present(); }, kGoodbyeBound));
+    {
+      const EndWait wait(runtime_, kGoodbyeBound);
+      static_cast<void>(fabric_.progress().wait([this]() noexcept { return !anyone_present(); }, wait.deadline()));
+    }
     fabric_.close_port(server_port_);
   }
   for (ServerFragment& fragment : fragments_) {  // the response first: it must not speak of puts that are cancelled

@@ -148,6 +148,7 @@ class ServerCore final : public fabric::PortHandler {
   void start();
 
   [[nodiscard]] fabric::Fabric& fabric() noexcept { return fabric_; }
+  [[nodiscard]] Runtime& runtime() noexcept { return runtime_; }
   [[nodiscard]] int workers() const noexcept { return static_cast<int>(workers_.size()); }
   [[nodiscard]] int rank_of(int worker) const noexcept { return runtime_.worker_rank(worker); }
   [[nodiscard]] Result<void> check_fork() const { return fork_guard_.check(operation_); }
@@ -176,7 +177,7 @@ class ServerCore final : public fabric::PortHandler {
     std::uint32_t seen = 0;
   };
   struct WorkerState {
-    explicit WorkerState(fabric::Fabric& fabric) : arena(fabric) {}
+    explicit WorkerState(Runtime& runtime) : arena(runtime) {}
     Standing standing{};
     std::uint32_t epoch = 0;  ///< 0 = no Worker there
     bool unclean = false;     ///< its slots may still be written into

@@ -42,9 +42,7 @@ struct ReceiveBuffer {
 
 struct Server::State {
   State(Runtime& runtime, const ServerOptions& options)
-      : memory(runtime.fabric()),
-        core(runtime, options.group, "serve"),
-        waiting(static_cast<std::size_t>(core.workers())) {}
+      : memory(runtime), core(runtime, options.group, "serve"), waiting(static_cast<std::size_t>(core.workers())) {}
 
   Result<void> enter(const pushpull::OneThread::Visit& visit) const {
     if (auto good = visit.check("serve"); !good) return good;

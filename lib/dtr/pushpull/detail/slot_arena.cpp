@@ -17,8 +17,10 @@ constexpr auto kUnregisterBound = std::chrono::seconds(1);
 }  // namespace
 
 SlotArena::~SlotArena() {
+  if (chunks_.empty()) return;
+  const EndWait wait(*runtime_, kUnregisterBound);  // for all together
   for (Chunk& chunk : chunks_) {
-    const auto gone = fabric_->unregister_memory(*chunk.region, kUnregisterBound);
+    const auto gone = fabric_->unregister_memory(*chunk.region, wait.deadline());
     if (!gone && gone.error().code != Errc::forked)
       DTR_LOG_WARN("push_pull: receive slots: ", gone.error().to_string());
   }

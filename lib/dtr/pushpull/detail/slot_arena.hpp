@@ -7,6 +7,7 @@
 
 #include "dtr/fabric/fabric.hpp"
 #include "dtr/memory/buddy.hpp"
+#include "dtr/runtime/runtime.hpp"
 
 namespace dtr::inline v0 {
 namespace pushpull {
@@ -19,7 +20,7 @@ class SlotArena {
     std::uint64_t offset = 0;
   };
 
-  explicit SlotArena(fabric::Fabric& fabric) noexcept : fabric_(&fabric) {}
+  explicit SlotArena(Runtime& runtime) noexcept : runtime_(&runtime), fabric_(&runtime.fabric()) {}
   /// Takes the memory back from the worker. What it may still be writing into stays quarantined in the fabric.
   ~SlotArena();
   SlotArena(SlotArena&&) noexcept = default;
@@ -37,6 +38,7 @@ class SlotArena {
     BuddyAllocator blocks;
   };
 
+  Runtime* runtime_;
   fabric::Fabric* fabric_;
   std::vector<Chunk> chunks_;
   std::size_t total_ = 0;

@@ -26,9 +26,9 @@ constexpr auto kUnregisterBound = std::chrono::seconds(2);
 }  // namespace
 
 UserMemory::~UserMemory() {
-  const Deadline deadline(kUnregisterBound);  // for all together
+  const EndWait wait(runtime_, kUnregisterBound);  // for all together
   for (auto& [address, registration] : registrations_) {
-    if (auto gone = fabric_.unregister_memory(*registration->region, deadline); !gone) {
+    if (auto gone = fabric_.unregister_memory(*registration->region, wait.deadline()); !gone) {
       if (gone.error().code == Errc::forked) return;
       DTR_LOG_ERROR("push_pull: a tensor of ", registration->region->length(),
                     " bytes must not be freed yet: ", gone.error().to_string());

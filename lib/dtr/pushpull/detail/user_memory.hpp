@@ -12,6 +12,7 @@
 
 #include "dtr/base/deadline.hpp"
 #include "dtr/fabric/fabric.hpp"
+#include "dtr/runtime/runtime.hpp"
 
 namespace dtr::inline v0 {
 namespace pushpull {
@@ -40,8 +41,8 @@ class UserMemory {
   };
 
   /// `gone` is told the key of each registration that ends before this object does.
-  explicit UserMemory(fabric::Fabric& fabric, std::function<void(const RemoteKey&)> gone = {})
-      : fabric_(fabric), gone_(std::move(gone)) {}
+  explicit UserMemory(Runtime& runtime, std::function<void(const RemoteKey&)> gone = {})
+      : runtime_(runtime), fabric_(runtime.fabric()), gone_(std::move(gone)) {}
   ~UserMemory();
   UserMemory(const UserMemory&) = delete;
   UserMemory& operator=(const UserMemory&) = delete;
@@ -63,6 +64,7 @@ class UserMemory {
   /// The first registration that reaches beyond the start of the memory.
   [[nodiscard]] ByAddress::iterator first_touching(std::span<const std::byte> memory);
 
+  Runtime& runtime_;
   fabric::Fabric& fabric_;
   std::function<void(const RemoteKey&)> gone_;
   ByAddress registrations_;

@@ -44,7 +44,7 @@ WorkerCore::WorkerCore(Runtime& runtime, const WorkerOptions& options)
       epoch_(static_cast<std::uint32_t>(monotonic_ns()) | 1U),
       max_message_(checked_message(runtime.fabric())),
       inline_limit_(inline_limit(max_message_)),
-      memory_(fabric_, [this](const RemoteKey& key) { forget_region(key); }),
+      memory_(runtime, [this](const RemoteKey& key) { forget_region(key); }),
       rounds_total_(runtime.metrics().counter("dtr_pushpull_rounds_total", "Rounds started by this worker.")),
       failures_total_(
           runtime.metrics().counter("dtr_pushpull_failed_rounds_total", "Rounds that ended with an Error.")),
@@ -98,7 +98,10 @@ WorkerCore::~WorkerCore() {
     const std::lock_guard lock(mutex_);
     return std::any_of(rounds_.begin(), rounds_.end(), [](const WorkerRound& round) { return round.open > 0; });
   };
-  const auto drained = [&] { return fabric_.progress().wait([&]() noexcept { return !open(); }, kDrainBound); };
+  const auto drained = [&] {
+    const EndWait wait(runtime_, kDrainBound);
+    return fabric_.progress().wait([&]() noexcept { return !open(); }, wait.deadline());
+  };
   if (drained() == Errc::timed_out) {
     {
       const std::lock_guard lock(mutex_);
@@ -149,7 +152,10 @@ void WorkerCore::say_goodbye() {
     return std::all_of(links_.begin(), links_.end(),
                        [](const Link& link) { return link.fenced || link.state == Link::State::greeting; });
   };
-  static_cast<void>(fabric_.progress().wait([&]() noexcept { return all_sent() && all_parted(); }, kGoodbyeBound));
+  {
+    const EndWait wait(runtime_, kGoodbyeBound);
+    static_cast<void>(fabric_.progress().wait([&]() noexcept { return all_sent() && all_parted(); }, wait.deadline()));
+  }
   for (std::size_t i = 0; i < told.size(); ++i) {
     if (!sent[i].done()) fabric_.cancel(told[i], sent[i]);
   }

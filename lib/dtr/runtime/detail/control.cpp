@@ -15,7 +15,6 @@ constexpr std::uint64_t kLongestMessage = 1ULL << 30;
 constexpr auto kOutcomeGrace = std::chrono::milliseconds(200);
 /// Who leaves early mostly does so because of somebody's death, of which the word may take another way.
 constexpr auto kCauseGrace = std::chrono::seconds(1);
-constexpr auto kAnswerBound = std::chrono::milliseconds(500);
 
 std::string list_ranks(const std::vector<int>& ranks) {
   constexpr std::size_t kShown = 16;
@@ -218,7 +217,7 @@ Result<std::vector<Bytes>> Runtime::Control::allgather(std::string_view topic, s
 }
 
 Result<void> Runtime::Control::barrier(Bootstrap& group, Members members, const std::string& operation,
-                                       Deadline deadline) {
+                                       Deadline deadline, std::chrono::milliseconds to_ask) {
   const std::uint64_t round = announce(operation, deadline);
   std::optional<Deadline> patience;
   auto met = group.barrier(deadline, [&]() -> Result<void> {
@@ -232,7 +231,8 @@ Result<void> Runtime::Control::barrier(Bootstrap& group, Members members, const 
   });
   if (met) return met;
   met.error().operation = operation;
-  if (met.error().code == Errc::timed_out) met.error().message = "did not come: " + missing(operation, round, members);
+  if (met.error().code == Errc::timed_out)
+    met.error().message = "did not come: " + missing(operation, round, members, kRoot, to_ask);
   return met;
 }
 
@@ -260,7 +260,7 @@ std::string Runtime::Control::missing_at_root(const Meeting& meeting, Members ex
 }
 
 std::string Runtime::Control::missing(std::string_view topic, std::uint64_t round, Members expected,
-                                      fabric::PeerId root) {
+                                      fabric::PeerId root, std::chrono::milliseconds to_ask) {
   if (fabric_.self() == root) return missing_at_root({std::string(topic), round}, expected);
   std::uint64_t number = 0;
   {
@@ -269,7 +269,7 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
   }
   ByteWriter out;
   out.value(Kind::question).value(number).text(topic).value(round).value(expected);
-  send(root, out.take(), kAnswerBound);
+  send(root, out.take(), to_ask);
   std::optional<std::string> answer;
   const auto answered = [&]() noexcept {
     if (answer) return true;
@@ -280,7 +280,7 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
     answers_.erase(found);
     return true;
   };
-  if (fabric_.progress().wait(answered, kAnswerBound) != Errc::ok) {
+  if (fabric_.progress().wait(answered, to_ask) != Errc::ok) {
     return "unknown, rank " + std::to_string(root) + " does not answer";
   }
   return *answer;

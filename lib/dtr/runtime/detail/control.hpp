@@ -41,6 +41,8 @@ struct ControlOptions {
 class Runtime::Control final : public fabric::PortHandler, private fabric::ProgressSource {
  public:
   static constexpr fabric::Port kPort = 0;
+  /// How long, after a time-out, one asks who is missing.
+  static constexpr std::chrono::milliseconds kAnswerBound{500};
 
   Control(fabric::Fabric& fabric, MetricsRegistry& metrics, ControlOptions options);
   ~Control() override;
@@ -59,9 +61,10 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   [[nodiscard]] Result<std::vector<Bytes>> allgather(std::string_view topic, std::span<const std::byte> mine,
                                                      Members members, Deadline deadline);
 
-  /// A barrier of `group`, which is made of `members`: ends early when one of them is gone, and names who is missing.
-  [[nodiscard]] Result<void> barrier(Bootstrap& group, Members members, const std::string& operation,
-                                     Deadline deadline);
+  /// A barrier of `group`, which is made of `members`: ends early when one of them is gone, and names who is missing,
+  /// for which it takes `to_ask` after the deadline.
+  [[nodiscard]] Result<void> barrier(Bootstrap& group, Members members, const std::string& operation, Deadline deadline,
+                                     std::chrono::milliseconds to_ask = kAnswerBound);
 
   /// The first peer that died, if any. Those that left in good order do not count.
   [[nodiscard]] std::optional<Error> first_failure() const;
@@ -118,7 +121,7 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   std::uint64_t announce(std::string_view topic, Deadline deadline);
   /// "ranks 2, 5": those of `expected` that `root` has not seen at a meeting; asks it if it is another rank.
   [[nodiscard]] std::string missing(std::string_view topic, std::uint64_t round, Members expected,
-                                    fabric::PeerId root = 0);
+                                    fabric::PeerId root = 0, std::chrono::milliseconds to_ask = kAnswerBound);
   [[nodiscard]] std::string missing_at_root(const Meeting& meeting, Members expected) const;
 
   fabric::Fabric& fabric_;
