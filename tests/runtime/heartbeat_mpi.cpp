@@ -117,11 +117,14 @@ TEST_P(HeartbeatMpiTest, ARankThatStaysStoppedIsDeclaredFailedAndShutOutWhenItWa
       value_or_throw(reducer->start());
     }
     value_or_throw(rt.barrier({}, scaled(60s)));
+    // Not inside the barrier, which would end with an Error when it wakes.
+    if (rt.rank() == kStopped) put_sign("through" + run);
     if (rt.rank() == 0) {
+      ASSERT_TRUE(wait_for_sign("through" + run, scaled(60s)));
       ASSERT_EQ(::kill(all[kStopped], SIGSTOP), 0);
     }
     if (rt.rank() == kStopped) {
-      // Stopped somewhere before or in here, until the others have found it.
+      // Stopped somewhere in here, until the others have found it.
       ASSERT_TRUE(wait_for_sign("found" + run, scaled(120s)));
       const Deadline patience(scaled(60s));
       while (rt.check_peers() && !patience.passed()) std::this_thread::sleep_for(1ms);
