@@ -9,6 +9,9 @@
 
 namespace dtr::train {
 
+/// Steps from one checkpoint to the next where nobody says: with two workers an epoch of this job has 469.
+inline constexpr std::uint64_t kCheckpointEvery = 100;
+
 struct Options {
   int servers = 1;
   std::uint64_t epochs = 6;
@@ -17,7 +20,7 @@ struct Options {
   std::uint64_t seed = 1;
   std::string data = "/usr/share/datasets/fashion-mnist";
   std::string checkpoint_dir{};                     ///< empty = no checkpoints
-  std::optional<std::uint64_t> checkpoint_every{};  ///< 0 = never; unset = checkpoint.interval_steps
+  std::optional<std::uint64_t> checkpoint_every{};  ///< 0 = never; unset = checkpoint.interval_steps if that is set
   bool resume = false;
   std::uint64_t max_steps = 0;  ///< counted from step 0; 0 = no limit
   std::string json{};

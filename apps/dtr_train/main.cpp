@@ -165,7 +165,7 @@ int main(int argc, char** argv) {
   app.add_option("--data", options.data, "folder of the idx files")->capture_default_str();
   app.add_option("--checkpoint-dir", options.checkpoint_dir, "folder for checkpoints (default: none)");
   count("--checkpoint-every", options.checkpoint_every, "steps from one to the next; 0 = never")
-      ->default_str("checkpoint.interval_steps of the configuration");
+      ->default_str("checkpoint.interval_steps where it is set, else " + std::to_string(dtr::train::kCheckpointEvery));
   app.add_flag("--resume", options.resume, "go on from the newest valid checkpoint");
   count("--max-steps", options.max_steps, "end after this step, counted from 0; 0 = no limit");
   app.add_option("--json", options.json, "file for the results");

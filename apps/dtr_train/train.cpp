@@ -113,6 +113,7 @@ class Training {
     auto how = CheckpointOptions::from(rt_.config());
     if (!how) return fail(std::move(how.error()));
     how->path = options_.checkpoint_dir;
+    if (!rt_.config().is_set("checkpoint.interval_steps")) how->interval_steps = kCheckpointEvery;
     how->interval_steps = options_.checkpoint_every.value_or(how->interval_steps);
     how->save_timeout = rt_.operation_timeout();
     how->close_timeout = rt_.operation_timeout();

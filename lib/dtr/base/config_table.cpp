@@ -116,7 +116,7 @@ constexpr Setting kSettings[] = {
     {.key = "checkpoint.path", .type = text, .initial = "checkpoints",
      .help = "Folder that holds the steps, or the prefix in the bucket."},
     {.key = "checkpoint.interval_steps", .type = integer, .initial = "1000", .minimum = 1, .maximum = 1e12,
-     .help = "Steps from one checkpoint to the next, for loops that ask CheckpointManager::due(), as dtr_train does without --checkpoint-every."},
+     .help = "Steps from one checkpoint to the next, for loops that ask CheckpointManager::due(). dtr_train takes it, where it is set, without --checkpoint-every."},
     {.key = "checkpoint.keep_last_n", .type = integer, .initial = "5", .minimum = 1, .maximum = 1e6,
      .help = "Complete steps that are kept; older ones are deleted after a commit."},
     {.key = "checkpoint.compression", .type = choice, .initial = "none", .choices = "none gzip zstd",

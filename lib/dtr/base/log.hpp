@@ -1,6 +1,7 @@
 // Log lines: what the library decided and why, for people. Off below `warn` unless asked for.
 #pragma once
 
+#include <exception>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -57,11 +58,15 @@ template <class... Parts>
 }  // namespace dtr::inline v0
 
 // Macros, so that a line below the level does not even build its text: DTR_LOG_INFO("rank ", peer, " by ", path);
-#define DTR_LOG_AT(level, ...)                                                     \
-  do {                                                                             \
-    if (::dtr::log_enabled(level)) {                                               \
-      ::dtr::log_message(level, __FILE__, __LINE__, ::dtr::log_text(__VA_ARGS__)); \
-    }                                                                              \
+// A line for which there is no memory is left out: whoever logs goes on, also where nothing may be thrown.
+#define DTR_LOG_AT(level, ...)                                                       \
+  do {                                                                               \
+    if (::dtr::log_enabled(level)) {                                                 \
+      try {                                                                          \
+        ::dtr::log_message(level, __FILE__, __LINE__, ::dtr::log_text(__VA_ARGS__)); \
+      } catch (const std::exception&) {                                              \
+      }                                                                              \
+    }                                                                                \
   } while (false)
 #define DTR_LOG_TRACE(...) DTR_LOG_AT(::dtr::LogLevel::trace, __VA_ARGS__)
 #define DTR_LOG_DEBUG(...) DTR_LOG_AT(::dtr::LogLevel::debug, __VA_ARGS__)
