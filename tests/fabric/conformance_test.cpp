@@ -745,6 +745,33 @@ TEST_P(PeerConformanceTest, DeclaredFailureEndsOpenAndLaterRequestsNamingTheRank
   EXPECT_THAT(result.error().to_string(), ::testing::HasSubstr("rank 9 said so"));
 }
 
+TEST_P(PeerConformanceTest, ClosingWaitsForTheOperationsUnderWayAndNoLonger) {
+  Completion done;  // outlives what it is to be told
+  World world(GetParam());
+  Inbox inbox;
+  ASSERT_TRUE(world.target().open_port(kPort, inbox));
+  constexpr std::size_t kBytes = 4 << 20;
+  Memory here(world.initiator(), kBytes, GetParam().managed);
+  Memory there(world.target(), kBytes + 8, GetParam().managed);
+  here.pattern(3);
+  there.fill(std::byte{0});
+  const RemoteRegion* remote = value_or_throw(world.initiator().import(world.target_id(), there.region()->key()));
+  Memory old(world.initiator(), 8, GetParam().managed);
+  const std::array<std::byte, 24> payload{};
+  // Their deadline is far behind that of the end.
+  world.initiator().submit(world.target_id(),
+                           std::array{WorkRequest::put({here.region(), 0}, {remote, 0}, kBytes, &done),
+                                      WorkRequest::send(kPort, payload, &done),
+                                      WorkRequest::fetch_add({remote, kBytes}, 1, {old.region(), 0}, &done)},
+                           scaled(300s));
+  const auto closed = world.initiator().close_channels(scaled(20s));
+  ASSERT_TRUE(closed) << closed.error().to_string();
+  ASSERT_TRUE(world.initiator().wait(done, world.target_id(), "all three", scaled(1s)));
+  EXPECT_EQ(there.mismatches(3, 0, kBytes), 0U);
+  EXPECT_TRUE(inbox.next());
+  world.target().close_port(kPort);
+}
+
 TEST_P(PeerConformanceTest, BothSidesMayTalkAtOnce) {
   World world(GetParam(), {.ranks = 3});
   constexpr std::size_t kBytes = 100000;

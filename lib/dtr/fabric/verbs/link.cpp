@@ -85,7 +85,8 @@ int Link::drive(std::int64_t now) {
   {
     const std::lock_guard lock(lock_);
     pump(endings);
-    if (closing_ && end_code_ == Errc::ok && (operations_ == nullptr || operations_->empty())) closed = true;
+    if (operations_ != nullptr) operations_->drop_settled();
+    closed = closing_ && end_code_ == Errc::ok && (operations_ == nullptr || operations_->empty());
   }
   endings.deliver();
   if (closed) end_all(Errc::closed, "the channel was closed");

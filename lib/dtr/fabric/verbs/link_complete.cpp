@@ -131,6 +131,7 @@ void Link::settle(Operation& operation) noexcept {
     give_back(std::exchange(operation.buffer, MessagePool::kNone));
   }
   if (std::exchange(operation.holds, false)) operation.request.local->end_use();
+  if (closing_) hub_.call_at(0);  // it may have been the last one
 }
 
 void Link::give_back(std::uint32_t buffer) noexcept {
