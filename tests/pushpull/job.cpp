@@ -4,8 +4,35 @@
 #include <thread>
 
 #include "dtr/bootstrap/local.hpp"
+#include "dtr/fabric/tcp/tcp.hpp"
+#include "dtr/fabric/verbs/verbs.hpp"
+#include "support/software_nic/software_nic.hpp"
 
 namespace dtr::testing {
+
+namespace {
+
+/// verbs over a software NIC: there may be no device in this machine.
+fabric::TransportFactory over_software_nic(std::shared_ptr<software_nic::Network> network) {
+  return {.name = "verbs",
+          .make = [network = std::move(network)](
+                      const fabric::TransportContext& context) -> Result<std::unique_ptr<fabric::Transport>> {
+            const fabric::TransportFactory control{
+                .name = "tcp", .make = [](const fabric::TransportContext& inner) {
+                  return fabric::tcp::make_tcp(
+                      inner, {.bind_address = "127.0.0.1", .eager_bytes = 256 << 10, .send_buffer_bytes = 4 << 20});
+                }};
+            return fabric::verbs::make_verbs(
+                context, {.failure_detect = scaled(20s)},
+                std::make_shared<software_nic::SoftwareNic>(
+                    network,
+                    software_nic::NicOptions{
+                        .name = "rank" + std::to_string(context.identity.self), .host = "host", .devices = {}}),
+                control);
+          }};
+}
+
+}  // namespace
 
 std::ostream& operator<<(std::ostream& out, const Job& job) {
   return out << job.transport << ", " << job.workers << (job.colocated ? " colocated ranks" : " workers, ")
@@ -15,8 +42,9 @@ std::ostream& operator<<(std::ostream& out, const Job& job) {
 void run(const Job& job, const std::function<void(Runtime&)>& rank) {
   auto bootstraps = local_bootstraps(job.ranks());
   std::vector<std::thread> threads;
+  const auto network = std::make_shared<software_nic::Network>();
   for (auto& bootstrap : bootstraps) {
-    threads.emplace_back([&job, &rank, &bootstrap] {
+    threads.emplace_back([&job, &rank, &bootstrap, &network] {
       try {
         RuntimeOptions options;
         options.servers = job.colocated ? 0 : job.servers;
@@ -26,6 +54,7 @@ void run(const Job& job, const std::function<void(Runtime&)>& rank) {
         options.config.overrides = job.config;
         options.config.overrides.emplace_back("transport.allow", job.transport);
         options.config.overrides.emplace_back("timeout.finalize_ms", std::to_string(scaled(20s).count()));
+        if (job.transport == "verbs") options.transports.push_back(over_software_nic(network));
         Runtime rt(std::move(options));
         rank(rt);
       } catch (const std::exception& e) {
@@ -58,6 +87,9 @@ std::vector<Job> all_ways() {
           {.transport = "shm", .workers = 3, .servers = 2},
           {.transport = "tcp", .workers = 1, .servers = 1},
           {.transport = "tcp", .workers = 3, .servers = 2},
+          {.transport = "verbs", .workers = 1, .servers = 1},
+          {.transport = "verbs", .workers = 3, .servers = 2},
+          {.transport = "verbs", .workers = 2, .colocated = true},
           {.transport = "shm", .workers = 1, .colocated = true},
           {.transport = "shm", .workers = 3, .colocated = true},
           {.transport = "tcp", .workers = 3, .colocated = true},

@@ -128,7 +128,7 @@ Result<void> Runtime::prepare_alone(const RuntimeOptions& options, Prepared& mad
   fabric_options.eager_bytes = static_cast<std::size_t>(made.config.integer("fabric.eager_bytes"));
   fabric_options.hold_bytes = static_cast<std::size_t>(made.config.integer("fabric.hold_bytes"));
   fabric_options.progress = progress_options(made.config, launch_hint().local_size.value_or(size));
-  fabric_options.transports = fabric::default_transports(made.config);
+  fabric_options.transports = options.transports.empty() ? fabric::default_transports(made.config) : options.transports;
   auto fabric = fabric::Fabric::create(std::move(fabric_options));
   if (!fabric) return dtr::fail(std::move(fabric.error()));
   made.fabric = std::move(*fabric);

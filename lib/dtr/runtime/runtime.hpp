@@ -32,6 +32,8 @@ struct RuntimeOptions {
   /// Ranks to work with; null = MPI_COMM_WORLD. See mpi_bootstrap(comm) and local_bootstraps(n).
   std::unique_ptr<Bootstrap> bootstrap{};
   ConfigOptions config{};
+  /// Ways to other ranks in place of those of this build, for tests with devices of their own; empty = as built.
+  std::vector<fabric::TransportFactory> transports{};
 };
 
 /// Which roles a barrier waits for.

@@ -76,8 +76,13 @@ void Link::take_early(std::vector<EarlyQueuePair> early) {
                !done) {
       refuse(*rail, done.error().to_string());
     } else {
-      open(*rail);
-      say(*rail, ControlType::ready);  // and the control connection learns of the peer's end
+      // What is sent before the peer's queue pair takes requests is lost, and goes again after a time-out only.
+      {
+        const std::lock_guard lock(lock_);
+        become(*rail, Rail::State::ready);
+      }
+      rail->answer_until = kNever;  // a peer may take its time to start; the control connection learns of its end
+      say(*rail, ControlType::ready);
     }
   }
 }
