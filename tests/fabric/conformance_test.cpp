@@ -207,10 +207,13 @@ TEST_P(ConformanceTest, WhatComesBeforeThePortIsOpenIsKept) {
   std::this_thread::sleep_for(20ms);
   Inbox inbox;
   ASSERT_TRUE(world.target().open_port(kPort, inbox));
-  const auto message = inbox.next();
-  const auto notification = inbox.next();
+  auto message = inbox.next();
+  auto notification = inbox.next();
   ASSERT_TRUE(message && notification);
+  if (!message->is_message) std::swap(message, notification);  // a notification may overtake a message
+  EXPECT_TRUE(message->is_message);
   EXPECT_EQ(message->payload, payload);
+  EXPECT_FALSE(notification->is_message);
   EXPECT_EQ(notification->value, 5U);
   world.target().close_port(kPort);
 }
@@ -301,7 +304,7 @@ TEST_P(ConformanceTest, MessagesKeepTheirOrderWhetherFencedOrNot) {
   constexpr std::size_t kSize = 64 << 10;
   constexpr std::uint32_t kMessages = 60;
   Memory here = make(world.initiator(), kSize);
-  Memory there = make(world.target(), kSize);
+  Memory there = make(world.target(), kSize * kMessages / 3);  // puts have no order: each has a place of its own
   const RemoteRegion* remote = import(world, there);
   std::vector<std::uint32_t> numbers(kMessages);
   std::vector<WorkRequest> requests;
@@ -312,7 +315,7 @@ TEST_P(ConformanceTest, MessagesKeepTheirOrderWhetherFencedOrNot) {
       requests.push_back(message);
       continue;
     }
-    requests.push_back(WorkRequest::put({here.region(), 0}, {remote, 0}, kSize, nullptr));
+    requests.push_back(WorkRequest::put({here.region(), 0}, {remote, i / 3 * kSize}, kSize, nullptr));
     requests.push_back(message.fenced());
   }
   ASSERT_TRUE(run(world, requests));
@@ -461,13 +464,14 @@ TEST_P(ConformanceTest, OperationsBytesAndFailuresAreCounted) {
   };
   const fabric::TrafficTotals before = totals();
   const std::array<std::byte, 24> payload{};
+  // They have no order among themselves, so each has bytes of its own on both sides.
   for (int i = 0; i < 3; ++i) {
     ASSERT_TRUE(run(world, {WorkRequest::put({local.region(), 0}, {remote, 0}, 5000, nullptr),
-                            WorkRequest::get({remote, 0}, {local.region(), 0}, 100, nullptr),
-                            WorkRequest::put_notify({local.region(), 0}, {remote, 0}, 8, kPort, 1, nullptr),
+                            WorkRequest::get({remote, 5120}, {local.region(), 5120}, 100, nullptr),
+                            WorkRequest::put_notify({local.region(), 6144}, {remote, 6144}, 8, kPort, 1, nullptr),
                             WorkRequest::send(kPort, payload, nullptr),
-                            WorkRequest::fetch_add({remote, 0}, 1, {local.region(), 0}, nullptr),
-                            WorkRequest::compare_swap({remote, 0}, 1, 2, {local.region(), 0}, nullptr)}));
+                            WorkRequest::fetch_add({remote, 7168}, 1, {local.region(), 7168}, nullptr),
+                            WorkRequest::compare_swap({remote, 7680}, 1, 2, {local.region(), 7680}, nullptr)}));
   }
   EXPECT_FALSE(run(world, {WorkRequest::put({local.region(), 0}, {remote, 1 << 20}, 8, nullptr)}));
   const fabric::TrafficTotals after = totals();
@@ -598,7 +602,8 @@ TEST_P(ConformanceTest, BlockingInACallbackIsAnErrorAndNoDeadlock) {
   } waiter(world);
   ASSERT_TRUE(world.target().open_port(kPort, waiter));
   ASSERT_TRUE(run(world, {WorkRequest::notify(kPort, 1, nullptr)}));
-  for (int i = 0; i < 1000 && !waiter.done; ++i) std::this_thread::sleep_for(10ms);
+  const Deadline deadline(scaled(20s));
+  while (!waiter.done && !deadline.passed()) std::this_thread::sleep_for(1ms);
   EXPECT_EQ(waiter.code, Errc::would_deadlock);
   world.target().close_port(kPort);
 }
@@ -701,7 +706,8 @@ TEST_P(PeerConformanceTest, SilentPeerEndsRequestsAtTheirDeadlineAndNothingCorru
   // Connecting needs the target once.
   Completion connected;
   world.initiator().submit(world.target_id(), std::array{WorkRequest::flush(&connected)}, scaled(10s));
-  for (int i = 0; i < 2000 && !connected.done(); ++i) {
+  const Deadline bound(scaled(15s));
+  while (!connected.done() && !bound.passed()) {
     world.target().progress().poll();
     world.initiator().progress().poll();
     std::this_thread::sleep_for(1ms);
@@ -710,8 +716,10 @@ TEST_P(PeerConformanceTest, SilentPeerEndsRequestsAtTheirDeadlineAndNothingCorru
 
   source.pattern(1);
   const auto start = std::chrono::steady_clock::now();
-  const auto put = run(world, {WorkRequest::put({source.region(), 0}, {remote, 0}, 4096, nullptr)}, 300ms);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, scaled(4s));
+  // What ends without the target has time to do so on a busy machine; what does not is to end soon.
+  const std::chrono::milliseconds allowed = GetParam().one_sided ? 10s : 300ms;
+  const auto put = run(world, {WorkRequest::put({source.region(), 0}, {remote, 0}, 4096, nullptr)}, allowed);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, scaled(allowed + 4s));
   if (GetParam().one_sided) {
     EXPECT_TRUE(put) << put.error().to_string();
   } else {

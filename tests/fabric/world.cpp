@@ -1,7 +1,9 @@
 #include "fabric/world.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <stdexcept>
+#include <thread>
 
 namespace dtr::testing {
 
@@ -21,7 +23,7 @@ std::byte pattern_byte(std::uint64_t seed, std::uint64_t index) {
   return static_cast<std::byte>(pattern_word(seed, index / 8) >> (index % 8 * 8));
 }
 
-World::World(const TransportCase& transport, WorldOptions options) {
+World::World(const TransportCase& transport, WorldOptions options) : progress_threads_(options.progress_threads) {
   const std::uint32_t ranks = transport.to_itself ? 1 : options.ranks;
   std::vector<std::vector<std::byte>> addresses;
   fabric::JobToken token{};
@@ -40,9 +42,24 @@ World::World(const TransportCase& transport, WorldOptions options) {
 }
 
 World::~World() {
+  // A goodbye is answered by the other ends' progress: without threads of their own they get one for this.
+  std::atomic<bool> stopped{false};
+  std::thread driver;
+  if (!progress_threads_) {
+    driver = std::thread([&] {
+      while (!stopped) {
+        for (auto& fabric : fabrics_) {
+          if (fabric != nullptr) fabric->progress().poll();
+        }
+        std::this_thread::sleep_for(100us);
+      }
+    });
+  }
   for (auto& fabric : fabrics_) {
     if (fabric != nullptr) static_cast<void>(fabric->stop(scaled(2s)));
   }
+  stopped = true;
+  if (driver.joinable()) driver.join();
 }
 
 void World::stop(std::size_t number) {

@@ -103,6 +103,7 @@ class World {
   void stop(std::size_t number);
 
  private:
+  bool progress_threads_;
   std::vector<std::unique_ptr<fabric::Fabric>> fabrics_;
 };
 
