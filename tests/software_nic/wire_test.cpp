@@ -78,12 +78,12 @@ TEST(WireTest, WhatIsOnTheWireArrivesAfterItsQueuePairHasFailed) {
 
 TEST(WireTest, AFencedTargetIsSafeFromLatePackets) {
   Pair pair(kPatient);
-  pair.network->set_wire("a/soft0", "b/soft0", {.delay = 500ms});
+  pair.network->set_wire("a/soft0", "b/soft0", {.delay = 1s});
   pair.a->word(0) = 77;
   ASSERT_EQ(pair.a->post(*pair.b, {.length = 8}), 0);
   ASSERT_EQ(pair.a->to_state(IBV_QPS_ERR), 0);
   ASSERT_EQ(pair.b->to_state(IBV_QPS_ERR), 0);
-  std::this_thread::sleep_for(700ms);
+  std::this_thread::sleep_for(1200ms);
   EXPECT_EQ(pair.b->word(0), 0U);
 }
 
@@ -111,17 +111,17 @@ TEST(WireTest, AnAnswerUnderWayIsLostWithTheQueuePair) {
 }
 
 TEST(WireTest, OnlyAFenceWaitsForReads) {
-  const auto forwarded = [](unsigned flags) {
+  const auto forwarded = [](unsigned flags, std::chrono::milliseconds delay) {
     Pair pair(kPatient);
-    pair.network->set_wire("b/soft0", "a/soft0", {.delay = 300ms});  // the read's answer
+    pair.network->set_wire("b/soft0", "a/soft0", {.delay = delay});  // the read's answer
     pair.b->word(0) = 5;
     EXPECT_EQ(pair.a->post(*pair.b, {.opcode = IBV_WR_RDMA_READ, .from = 0, .to = 0, .length = 8}), 0);
     EXPECT_EQ(pair.a->post(*pair.b, {.from = 0, .to = 64, .length = 8, .flags = IBV_SEND_SIGNALED | flags}), 0);
     static_cast<void>(pair.a->completions(2));
     return pair.b->word(64);
   };
-  EXPECT_EQ(forwarded(IBV_SEND_FENCE), 5U);
-  EXPECT_EQ(forwarded(0), 0U);
+  EXPECT_EQ(forwarded(IBV_SEND_FENCE, 50ms), 5U);
+  EXPECT_EQ(forwarded(0, 2s), 0U);
 }
 
 TEST(WireTest, NoMoreReadsAreUnderWayThanAllowed) {
