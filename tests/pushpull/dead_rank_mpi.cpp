@@ -29,9 +29,9 @@ TEST(DeadRankTest, SurvivorsGetAnErrorThatNamesTheDeadWithinFiveSeconds) {
     EXPECT_EQ(ended.error().peer, victim) << ended.error().to_string();
     return;
   }
-  Worker worker(rt);
   const auto gradient = numbers(200000, rt.worker_index());
   std::vector<float> sum(gradient.size());
+  Worker worker(rt);
   Result<void> ended;
   std::chrono::steady_clock::time_point started;
   for (int i = 0; ended; ++i) {

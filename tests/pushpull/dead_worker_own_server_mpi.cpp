@@ -16,6 +16,7 @@ TEST(DeadWorkerTest, GetAnyServesTheLivingAndGetBatchNamesTheDead) {
   ASSERT_TRUE(made) << made.error().to_string();
   Runtime& rt = **made;
   if (rt.is_server()) {
+    const std::vector<float> answer(5000, 2.0F);
     Server server(rt);
     int of_the_living = 0;
     std::optional<RequestHandle> of_the_dead;
@@ -28,12 +29,10 @@ TEST(DeadWorkerTest, GetAnyServesTheLivingAndGetBatchNamesTheDead) {
         continue;
       }
       ++of_the_living;
-      const std::vector<float> answer(5000, 2.0F);
       DTR_EXPECT_OK(server.respond(request->handle, {answer}));
       DTR_EXPECT_OK(server.flush(scaled(10s)));
     }
     ASSERT_TRUE(of_the_dead);
-    const std::vector<float> answer(5000, 2.0F);
     static_cast<void>(server.respond(*of_the_dead, {answer}));
     const auto batch = server.get_batch(scaled(30s));
     ASSERT_FALSE(batch);
@@ -41,9 +40,9 @@ TEST(DeadWorkerTest, GetAnyServesTheLivingAndGetBatchNamesTheDead) {
     EXPECT_EQ(batch.error().peer, kVictim);
     return;
   }
-  Worker worker(rt);
   std::vector<float> out(5000);
   const std::vector<float> mine(5000, 1.0F);
+  Worker worker(rt);
   if (rt.rank() == kVictim) {
     static_cast<void>(worker.push_pull({{.key = 1, .push = mine, .pull = out}}));
     static_cast<void>(worker.push_pull({{.key = 1, .push = mine, .pull = out}}));

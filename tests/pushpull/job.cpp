@@ -53,6 +53,7 @@ void run(const Job& job, const std::function<void(Runtime&)>& rank) {
         options.config.environment = ConfigPairs{};
         options.config.overrides = job.config;
         options.config.overrides.emplace_back("transport.allow", job.transport);
+        options.config.overrides.emplace_back("timeout.operation_ms", std::to_string(scaled(60s).count()));
         options.config.overrides.emplace_back("timeout.finalize_ms", std::to_string(scaled(20s).count()));
         if (job.transport == "verbs") options.transports.push_back(over_software_nic(network));
         Runtime rt(std::move(options));
@@ -80,6 +81,11 @@ void run_reduced(const Job& job, const std::function<void(Runtime&, Worker&)>& w
     }
     if (reducer) DTR_EXPECT_OK(reducer->join(scaled(20s)));
   });
+}
+
+void meet(Runtime& rt, const char* where) {
+  const auto group = value_or_throw(rt.worker_group());
+  value_or_throw(group->allgather(where, {}, scaled(60s)));
 }
 
 std::vector<Job> all_ways() {

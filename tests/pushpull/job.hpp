@@ -36,6 +36,9 @@ void run(const Job& job, const std::function<void(Runtime&)>& rank);
 /// Workers run `worker`, every server a Reducer that has to end well.
 void run_reduced(const Job& job, const std::function<void(Runtime&, Worker&)>& worker, WorkerOptions options = {});
 
+/// The workers wait for each other.
+void meet(Runtime& rt, const char* where);
+
 /// All the ways that a round may take. Each test suite with it shows that the contract holds on every one.
 [[nodiscard]] std::vector<Job> all_ways();
 [[nodiscard]] std::string name_of(const ::testing::TestParamInfo<Job>& info);

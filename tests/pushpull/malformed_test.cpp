@@ -220,9 +220,9 @@ TEST(MalformedAnswerTest, AWorkerDropsWhatItCannotReadAndItsRoundEndsInTime) {
       value_or_throw(rt.allgather("over", {}, scaled(20s)));
       return;
     }
-    Worker worker(rt);
     std::vector<float> out(10, 1.0F);
     const std::vector<float> mine(10, 1.0F);
+    Worker worker(rt);
     auto round = worker.push_pull({{.key = 1, .push = mine, .pull = out}}, scaled(500ms));
     DTR_ASSERT_OK(round);
     value_or_throw(rt.allgather("said", {}, scaled(20s)));

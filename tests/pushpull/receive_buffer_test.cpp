@@ -143,8 +143,8 @@ TEST(ReceiveBufferErrorTest, BadBuffersAreRefusedWithAReason) {
   run({.workers = 2}, [](Runtime& rt) {
     if (rt.is_worker()) {
       value_or_throw(rt.allgather("registered", {}, scaled(20s)));
-      Worker worker(rt);
       const std::vector<float> large(4000, 1.0F);
+      Worker worker(rt);
       auto round = worker.push_pull({{.key = 7, .push = large}});
       DTR_ASSERT_OK(round);
       const Error error = error_of(worker.wait(*round, scaled(20s)));

@@ -16,12 +16,6 @@ Error error_of(const auto& result) { return result ? Error{.code = Errc::ok} : r
 
 constexpr std::size_t kCount = 50000;
 
-/// The workers wait for each other.
-void meet(Runtime& rt, const char* where) {
-  const auto group = value_or_throw(rt.worker_group());
-  value_or_throw(group->allgather(where, {}, scaled(20s)));
-}
-
 /// Bounded, like every wait.
 void wait_until(
     const std::atomic<bool>& sign, const std::function<void()>& meanwhile = [] {}) {
@@ -66,9 +60,9 @@ TEST_P(RoundEndTest, AtItsDeadlineARoundEndsAndItsMemoryIsNotWrittenAfterQuiesce
       EXPECT_EQ(error_of(server.get_any(scaled(20s))).code, Errc::closed);
       return;
     }
-    Worker worker(rt);
     std::vector<float> out(kCount, 1.0F);
     const std::vector<float> mine(kCount, 2.0F);
+    Worker worker(rt);
     auto round = worker.push_pull({{.key = 1, .push = mine, .pull = out}}, 150ms);
     DTR_ASSERT_OK(round);
     wait_until(seen);  // nobody looks at the round meanwhile, so it has not ended
@@ -102,7 +96,7 @@ TEST_P(RoundEndTest, TensorsAreTakenBackByForceFromAServerThatIsSilent) {
         DTR_ASSERT_OK(request);
         if (i == 1) {
           seen = true;
-          while (!reused) std::this_thread::sleep_for(1ms);
+          wait_until(reused);
         }
         DTR_EXPECT_OK(server.respond(request->handle, {answer}));
       }
@@ -138,6 +132,7 @@ TEST_P(RoundEndTest, AReducerEndsARoundAndNamesTheWorkerThatDidNotCome) {
       DTR_ASSERT_OK(round);
       const Error error = error_of(worker.wait(*round, scaled(20s)));
       EXPECT_EQ(error.code, Errc::timed_out) << error.to_string();
+      DTR_ASSERT_OK(worker.quiesce(*round, scaled(20s)));
       meet(rt, "late");
       // Not the server's fault, if that could say so before our own deadline.
       if (error.message.find("deadline of the round") == std::string::npos) {
@@ -154,6 +149,7 @@ TEST_P(RoundEndTest, AReducerEndsARoundAndNamesTheWorkerThatDidNotCome) {
         EXPECT_THAT(ended.error().code, ::testing::AnyOf(Errc::timed_out, Errc::cancelled));
       }
       EXPECT_TRUE(!ended || same_bits(out, sum_of_numbers(kCount, 2)));
+      DTR_ASSERT_OK(worker.quiesce(*round, scaled(20s)));
     }
     auto round = worker.push_pull({{.key = 1, .push = mine, .pull = out}});
     DTR_ASSERT_OK(round);
@@ -171,8 +167,12 @@ TEST_P(RoundEndTest, GetBatchEndsARoundOfTooFewWorkersAndGoesOnWithTheNext) {
       for (const Request& request : *batch) DTR_EXPECT_OK(server.respond(request.handle));
       batch = server.get_batch(scaled(20s));
       ASSERT_FALSE(batch);
-      EXPECT_EQ(batch.error().code, Errc::timed_out);
-      EXPECT_THAT(batch.error().message, HasSubstr("no request from rank 1"));
+      if (batch.error().code == Errc::cancelled) {  // rank 0's own deadline came first: then it is rank 0's doing
+        EXPECT_EQ(batch.error().peer, 0) << batch.error().to_string();
+      } else {
+        EXPECT_EQ(batch.error().code, Errc::timed_out);
+        EXPECT_THAT(batch.error().message, HasSubstr("no request from rank 1"));
+      }
       value_or_throw(rt.allgather("late", {}, scaled(20s)));
       for (int i = 0; i < 3; ++i) {
         batch = server.get_batch(scaled(20s));
@@ -185,8 +185,8 @@ TEST_P(RoundEndTest, GetBatchEndsARoundOfTooFewWorkersAndGoesOnWithTheNext) {
       EXPECT_EQ(error_of(server.get_batch(scaled(20s))).code, Errc::closed);
       return;
     }
-    Worker worker(rt);
     const std::vector<float> mine(kCount, 2.0F);
+    Worker worker(rt);
     auto first = worker.push_pull({{.key = 1, .push = mine}});
     DTR_ASSERT_OK(first);
     DTR_ASSERT_OK(worker.wait(*first, scaled(20s)));
@@ -199,7 +199,7 @@ TEST_P(RoundEndTest, GetBatchEndsARoundOfTooFewWorkersAndGoesOnWithTheNext) {
     if (rt.rank() == 1) {
       auto round = worker.push_pull({{.key = 1, .push = mine}});
       DTR_ASSERT_OK(round);
-      EXPECT_EQ(error_of(worker.wait(*round, scaled(20s))).code, Errc::timed_out);
+      EXPECT_THAT(error_of(worker.wait(*round, scaled(20s))).code, ::testing::AnyOf(Errc::timed_out, Errc::cancelled));
     }
     for (int i = 0; i < 3; ++i) {
       auto round = worker.push_pull({{.key = 1, .push = mine}});
@@ -228,8 +228,8 @@ TEST_P(RoundEndTest, ACancelledRoundDoesNotHoldUpTheBatchesAfterIt) {
       EXPECT_GE(good, 3);
       return;
     }
-    Worker worker(rt, {.rounds = 16});
     const std::vector<float> mine(kCount, 2.0F);
+    Worker worker(rt, {.rounds = 16});
     // Rank 0 gives up what waits here for a slot, so that an empty part goes out before rank 1 has sent its own.
     std::vector<RoundHandle> rounds;
     if (rt.rank() == 1) meet(rt, "cancelled");
@@ -264,8 +264,8 @@ TEST_P(RoundEndTest, FailAllEndsOpenAndLaterRoundsOfEverybodyWithItsError) {
       value_or_throw(rt.allgather("failed", {}, scaled(20s)));
       return;
     }
-    Worker worker(rt);
     std::vector<float> out(kCount, 1.0F);
+    Worker worker(rt);
     auto round = worker.push_pull({{.key = 1, .pull = out}});
     DTR_ASSERT_OK(round);
     const Error error = error_of(worker.wait(*round, scaled(20s)));
@@ -285,8 +285,8 @@ TEST_P(RoundEndTest, MemoryOfAnOpenRoundIsRefusedToAnotherAndToForget) {
       DTR_EXPECT_OK(Reducer(rt).serve(scaled(20s)));
       return;
     }
-    Worker worker(rt);
     std::vector<float> out(kCount, 1.0F);
+    Worker worker(rt);
     auto round = worker.push_pull({{.key = 1, .push = out, .pull = out}});
     DTR_ASSERT_OK(round);
     // Half of it and beyond: neither the same tensor nor inside of it.

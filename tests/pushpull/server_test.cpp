@@ -138,8 +138,8 @@ TEST(OwnServerTest, AnswersOfTheWrongSizeAreRefusedAndMayBeRepeated) {
       EXPECT_EQ(server.get_batch(scaled(20s)).error().code, Errc::closed);
       return;
     }
-    Worker worker(rt);
     std::vector<float> out(2000);
+    Worker worker(rt);
     auto round = worker.push_pull({{.key = 1, .pull = out}});
     DTR_ASSERT_OK(round);
     DTR_ASSERT_OK(worker.wait(*round, scaled(10s)));
@@ -168,13 +168,13 @@ TEST(OwnServerTest, ATimeOutNamesTheWorkersThatDidNotCome) {
       EXPECT_EQ(server.get_batch(scaled(20s)).error().code, Errc::closed);
       return;
     }
-    Worker worker(rt);
     const std::vector<float> mine(10, 1.0F);
+    Worker worker(rt);
     std::optional<RoundHandle> round;
     if (rt.rank() == 0) round = value_or_throw(worker.push_pull({{.key = 1, .push = mine}}));
     value_or_throw(rt.allgather("go", {}, scaled(20s)));
     if (rt.rank() == 1) round = value_or_throw(worker.push_pull({{.key = 1, .push = mine}}));
-    DTR_EXPECT_OK(worker.wait(*round, scaled(10s)));
+    DTR_EXPECT_OK(worker.wait(*round, scaled(20s)));
   });
 }
 
