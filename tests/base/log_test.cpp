@@ -150,7 +150,7 @@ TEST_F(LogTest, AForkedChildMayLogWithoutTheParentsLocks) {
   ASSERT_TRUE(configure_log(LogOptions{}));  // from here on the parent has a log, also when this case runs alone
   const pid_t child = ::fork();
   if (child == 0) {
-    ::alarm(20);
+    ::alarm(120);
     ::dup2(ends[1], STDERR_FILENO);
     DTR_LOG_WARN("from the child");
     ::_exit(0);

@@ -349,7 +349,7 @@ TEST(MetricsWriterTest, AForkedChildDoesNotTouchTheFile) {
   auto writer = std::make_unique<MetricsWriter>(registry, path, 24h);
   const pid_t child = ::fork();
   if (child == 0) {
-    ::alarm(20);
+    ::alarm(120);
     counter.add();
     writer.reset();
     ::_exit(0);

@@ -157,7 +157,7 @@ TEST(ThreadTest, InAForkedChildTheDestructorDoesNothing) {
   });
   const pid_t child = ::fork();
   if (child == 0) {
-    ::alarm(20);  // a join would wait for ever
+    ::alarm(120);  // a join would wait for ever
     thread.reset();
     ::_exit(0);
   }

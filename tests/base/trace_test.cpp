@@ -261,7 +261,7 @@ TEST_F(TraceTest, AForkedChildLeavesTheFileAlone) {
   trace_instant(tracer.get(), "parent", "test");
   const pid_t child = ::fork();
   if (child == 0) {
-    ::alarm(20);
+    ::alarm(120);
     trace_instant(tracer.get(), "child", "test");
     const auto flushed = tracer->flush();
     tracer.reset();
@@ -294,8 +294,8 @@ TEST_F(TraceTest, MergedRanksStandOnOneTimeLine) {
   double distance_us = 0;
   {
     Tracer first(options(0));
-    trace_instant(&first, "early", "test");
     const std::int64_t early = monotonic_ns();
+    trace_instant(&first, "early", "test");
     ::usleep(30'000);
     Tracer second(options(1));
     trace_instant(&second, "late", "test");

@@ -75,7 +75,7 @@ TEST(CommitTest, ARankThatComesTooLateFailsTheSaveOnAllRanksAndTheNextIsLevel) {
   {
     CheckpointManager first(
         *groups[0],
-        {.path = store.path().string(), .writers = 1, .save_timeout = testing::scaled(std::chrono::milliseconds(100))});
+        {.path = store.path().string(), .writers = 1, .save_timeout = testing::scaled(std::chrono::seconds(2))});
     const auto alone = first.save(1, {TensorView::of("a", values)}, patience());
     ASSERT_FALSE(alone);
     EXPECT_EQ(alone.error().code, Errc::timed_out);
@@ -182,7 +182,7 @@ TEST(CommitTest, ClosingCancelsWhatHasNotBegunWhenItsTimeIsOver) {
                                      .close_timeout = std::chrono::milliseconds(20),
                                      .progress = [](const SaveProgress& progress) {
                                        if (progress.stage == "begin")
-                                         std::this_thread::sleep_for(std::chrono::milliseconds(200));
+                                         std::this_thread::sleep_for(std::chrono::seconds(1));
                                      }});
     const auto values = numbers(1000, 1);
     for (std::uint64_t step = 1; step < 4; ++step) {

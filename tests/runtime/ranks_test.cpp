@@ -1,4 +1,6 @@
 // Several ranks as threads of one process, over shared memory and over tcp.
+#include <algorithm>
+#include <atomic>
 #include <functional>
 #include <string>
 #include <thread>
@@ -78,15 +80,17 @@ TEST_P(RanksTest, WorkersAndServersAgreeAmongThemselves) {
 
 TEST_P(RanksTest, ABarrierAndAnAllgatherThatTimeOutNameWhoIsMissing) {
   std::atomic<int> gave_up{0};
+  const auto short_while = std::max<std::chrono::milliseconds>(1500ms, scaled(500ms));  // for ranks 0 and 2 to come
   with_runtimes(3, 0, [&](Runtime& rt) {
     ASSERT_TRUE(rt.barrier({}, scaled(30s)));
     if (rt.rank() == 1) {
-      while (gave_up < 2) std::this_thread::sleep_for(1ms);
+      const Deadline patience(scaled(60s));
+      while (gave_up < 2 && !patience.passed()) std::this_thread::sleep_for(1ms);
     } else {
-      const auto late = rt.barrier({}, scaled(500ms));
+      const auto late = rt.barrier({}, short_while);
       ASSERT_FALSE(late);
       EXPECT_THAT(late.error().to_string(), HasSubstr("barrier: timed_out: did not come: rank 1"));
-      const auto alone = rt.allgather("t", {}, scaled(500ms));
+      const auto alone = rt.allgather("t", {}, short_while);
       ASSERT_FALSE(alone);
       EXPECT_THAT(alone.error().to_string(), HasSubstr("timed_out: did not come: rank 1"));
       ++gave_up;
