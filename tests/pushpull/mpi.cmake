@@ -19,7 +19,7 @@ foreach(transport shm tcp)
     string(REPLACE "=" ";" pair ${victim})
     list(GET pair 0 who)
     list(GET pair 1 rank)
-    dtr_mpi_test(pushpull/stopped-${who}-${transport} 3 pushpull_stopped_rank_mpi TIMEOUT 90)
+    dtr_mpi_test(pushpull/stopped-${who}-${transport} 3 pushpull_stopped_rank_mpi)
     set_tests_properties(pushpull/stopped-${who}-${transport}
                          PROPERTIES ENVIRONMENT "DTR_TEST_VICTIM=${rank};DTR_TRANSPORT=${transport}")
   endforeach()

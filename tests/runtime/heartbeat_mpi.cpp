@@ -1,4 +1,5 @@
 // Processes that stand still: for a moment, all at once, and for too long.
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <csignal>
@@ -36,6 +37,9 @@ class Mpi final : public ::testing::Environment {
   void TearDown() override { MPI_Finalize(); }
 };
 const auto* const mpi = ::testing::AddGlobalTestEnvironment(new Mpi);
+
+/// Longer than a process may have to wait for a core: who is declared failed is to be silent and not only late.
+milliseconds short_time_out() { return std::max<milliseconds>(3s, scaled(1s)); }
 
 RuntimeOptions watched(milliseconds timeout, const std::string& transport, int servers = 0) {
   return {.servers = servers,
@@ -84,7 +88,7 @@ TEST_P(HeartbeatMpiTest, ARankThatWasStoppedForLessThanTheTimeOutGoesOn) {
 }
 
 TEST_P(HeartbeatMpiTest, WhereAllRanksStoodStillForLongerThanTheTimeOutNobodyIsBlamed) {
-  const milliseconds timeout = scaled(1s);
+  const milliseconds timeout = short_time_out();
   Runtime rt(watched(timeout, GetParam()));
   const auto all = processes(rt);
   value_or_throw(rt.barrier({}, scaled(60s)));
@@ -99,7 +103,7 @@ TEST_P(HeartbeatMpiTest, WhereAllRanksStoodStillForLongerThanTheTimeOutNobodyIsB
 /// Rank 1 of 4 is stopped; 0, 1 and 2 are workers, 3 sums.
 TEST_P(HeartbeatMpiTest, ARankThatStaysStoppedIsDeclaredFailedAndShutOutWhenItWakes) {
   constexpr int kStopped = 1;
-  const milliseconds timeout = scaled(1s);
+  const milliseconds timeout = short_time_out();
   const std::string run = GetParam();
   {
     Runtime rt(watched(timeout, GetParam(), 1));

@@ -137,7 +137,7 @@ TEST(MpiCallsTest, BetweenInitAndFinalizeNothingIsCalledButBarriers) {
     EXPECT_TRUE(name == "Ibarrier" || name == "Barrier" || name == "Test" || name == "Wait")
         << count << " calls of MPI_" << name;
   }
-  EXPECT_TRUE(rt.finalize());
+  EXPECT_TRUE(rt.finalize(scaled(30s)));
 }
 
 }  // namespace

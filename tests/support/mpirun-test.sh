@@ -92,7 +92,7 @@ for ((rank = 0; rank < ranks; ++rank)); do
   esac
 done
 
-for ((i = 0; i < 20; ++i)); do # a rank may take a moment to end after the launcher has
+for ((i = 0; i < 100; ++i)); do # a rank may take a moment to end after the launcher has
   left=$(of_this_run)
   [ -n "$left" ] || break
   sleep 0.1
