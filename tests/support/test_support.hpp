@@ -10,7 +10,8 @@ namespace dtr::testing {
 /// A bound on a hang or a detection, stretched by DTR_TEST_TIME_SCALE (sanitizers, slow machines) and by crowding().
 [[nodiscard]] std::chrono::milliseconds scaled(std::chrono::milliseconds bound);
 
-/// How many times longer than alone a process may take here now: the machine's load for each core, from 1 to 4.
+/// How many times longer than alone a process may take here now: the machine's load for each core, of the last minute
+/// or of this moment, from 1 to 4.
 [[nodiscard]] double crowding();
 
 /// A fresh folder, removed with everything in it when the object goes.
