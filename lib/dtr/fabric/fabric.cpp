@@ -138,7 +138,7 @@ std::vector<std::byte> Fabric::address() const {
 }
 
 Result<void> Fabric::choose_path(PeerId id, std::span<const std::byte> address) {
-  Peer& peer = *peers_.emplace_back(std::make_unique<Peer>(id));
+  Peer& peer = *peers_.emplace_back(std::make_unique<Peer>(id, with_backlog_));
   if (id == self()) {
     peer.transport = transports_.front().get();
     peer.why = "this process";
@@ -192,7 +192,7 @@ Result<void> Fabric::start(std::span<const std::vector<std::byte>> addresses, co
   for (PeerId id = 0; id < identity_.world; ++id) {
     if (auto chosen = choose_path(id, addresses[id]); !chosen) return chosen;
   }
-  backlog_ = std::make_unique<Backlog>(peers_);
+  backlog_ = std::make_unique<Backlog>(peers_, with_backlog_);
   for (auto& transport : transports_) {
     if (auto added = engine_->add(*transport); !added) return added;
   }

@@ -176,6 +176,7 @@ class Fabric final : public Receiver {
   std::vector<std::shared_ptr<TrafficMeter>> meters_;  ///< one a transport
   std::vector<std::unique_ptr<Transport>> transports_;
   std::vector<TransportReport> reports_;
+  std::atomic<std::uint32_t> with_backlog_{0};
   std::vector<std::unique_ptr<Peer>> peers_;
   std::unique_ptr<Backlog> backlog_;
   std::atomic<std::uint64_t> next_segment_{1};

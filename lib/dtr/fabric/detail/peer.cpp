@@ -63,7 +63,7 @@ Errc Fabric::Peer::keep(std::span<const WorkRequest> requests, Deadline deadline
     backlog_.erase(backlog_.begin() + static_cast<std::ptrdiff_t>(before), backlog_.end());
     return Errc::resource_exhausted;
   }
-  has_backlog.store(true, std::memory_order_release);
+  if (!has_backlog.exchange(true, std::memory_order_acq_rel)) with_backlog_.fetch_add(1, std::memory_order_release);
   return Errc::ok;
 }
 
@@ -81,6 +81,7 @@ int Fabric::Peer::drain_backlog() noexcept {
       const std::lock_guard lock(mutex);
       if (backlog_.empty()) {
         has_backlog.store(false, std::memory_order_release);
+        with_backlog_.fetch_sub(1, std::memory_order_relaxed);
         return moved;
       }
       Channel* way = channel.load(std::memory_order_acquire);
@@ -140,16 +141,15 @@ std::uint32_t Fabric::Peer::cancel_backlog(Completion& completion) noexcept {
 }
 
 int Fabric::Backlog::progress(int /*budget*/) noexcept {
+  if (with_backlog_.load(std::memory_order_acquire) == 0) return 0;
   int moved = 0;
   for (const auto& peer : peers_) moved += peer->drain_backlog();
   return moved;
 }
 
 Deadline::Clock::time_point Fabric::Backlog::next_deadline() const noexcept {
-  for (const auto& peer : peers_) {
-    if (peer->has_backlog.load(std::memory_order_acquire)) return Deadline::Clock::now() + kRetry;
-  }
-  return Deadline::Clock::time_point::max();
+  return with_backlog_.load(std::memory_order_acquire) > 0 ? Deadline::Clock::now() + kRetry
+                                                           : Deadline::Clock::time_point::max();
 }
 
 }  // namespace fabric

@@ -18,7 +18,7 @@ namespace dtr::inline v0 {
 namespace fabric {
 
 struct Fabric::Peer {
-  explicit Peer(PeerId number) : id(number) {}
+  Peer(PeerId number, std::atomic<std::uint32_t>& with_backlog) : id(number), with_backlog_(with_backlog) {}
 
   const PeerId id;
   Transport* transport = nullptr;
@@ -63,6 +63,7 @@ struct Fabric::Peer {
   template <class Ends>
   std::uint32_t end_if(Ends&& ends, Status status) noexcept;
 
+  std::atomic<std::uint32_t>& with_backlog_;  ///< counts the peers that have one
   std::deque<Waiting> backlog_;
   std::string down_reason_;
   std::string connect_failure_;
@@ -71,7 +72,8 @@ struct Fabric::Peer {
 /// Drains the backlogs of all peers as part of progress.
 class Fabric::Backlog final : public ProgressSource {
  public:
-  explicit Backlog(const std::vector<std::unique_ptr<Peer>>& peers) : peers_(peers) {}
+  Backlog(const std::vector<std::unique_ptr<Peer>>& peers, const std::atomic<std::uint32_t>& with_backlog)
+      : peers_(peers), with_backlog_(with_backlog) {}
 
   int progress(int budget) noexcept override;
   int wait_descriptor() const noexcept override { return -1; }
@@ -81,6 +83,7 @@ class Fabric::Backlog final : public ProgressSource {
 
  private:
   const std::vector<std::unique_ptr<Peer>>& peers_;
+  const std::atomic<std::uint32_t>& with_backlog_;  ///< mostly 0: then no peer is looked at
 };
 
 }  // namespace fabric

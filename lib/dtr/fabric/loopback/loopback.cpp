@@ -1,5 +1,6 @@
 #include "dtr/fabric/loopback/loopback.hpp"
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <deque>
@@ -147,12 +148,15 @@ class Loopback final : public Transport {
 
   int progress(int budget) noexcept override {
     int handled = 0;
-    while (handled < budget) {
+    while (calls_.load(std::memory_order_acquire) && handled < budget) {
       EventQueue::Header event;
       {
         const std::lock_guard lock(mutex_);
         if (std::exchange(armed_, false)) silence();
-        if (queue_.empty()) break;
+        if (queue_.empty()) {
+          calls_.store(false, std::memory_order_relaxed);
+          break;
+        }
         event = queue_.pop(scratch_.data());
       }
       ++handled;
@@ -171,6 +175,7 @@ class Loopback final : public Transport {
     const std::lock_guard lock(mutex_);
     if (!queue_.empty()) return false;
     armed_ = true;
+    calls_.store(true, std::memory_order_release);
     return true;
   }
 
@@ -179,6 +184,7 @@ class Loopback final : public Transport {
   [[nodiscard]] bool deliver(const EventQueue::Header& header, const std::byte* payload) noexcept {
     const std::lock_guard lock(mutex_);
     if (!queue_.push(header, payload)) return false;
+    calls_.store(true, std::memory_order_release);
     if (armed_) {
       const std::uint64_t one = 1;
       [[maybe_unused]] const auto written = ::write(bell_.get(), &one, sizeof one);
@@ -203,6 +209,7 @@ class Loopback final : public Transport {
   std::mutex mutex_;
   EventQueue queue_;
   bool armed_ = false;
+  std::atomic<bool> calls_{false};  ///< there is something for progress to do
   std::vector<std::byte> scratch_;
 };
 

@@ -90,10 +90,12 @@ class Link {
   [[nodiscard]] std::uint32_t take_buffer() noexcept;                          // with lock_
   void queue(FixedQueue<std::uint64_t>& to, std::uint64_t position) noexcept;  // with lock_
   [[nodiscard]] bool is_over(std::uint64_t position) noexcept;                 // with lock_
+  [[nodiscard]] bool go(std::uint64_t position) noexcept;                      // with lock_
 
   // link_lanes.cpp: which request goes next, and on which rail
   void pump(Endings& endings) noexcept;
-  void ring() noexcept;  // with lock_
+  [[nodiscard]] bool nothing_waits() const noexcept;  // with lock_
+  void ring() noexcept;                               // with lock_
   [[nodiscard]] Step run_lanes(Endings& endings) noexcept;
   [[nodiscard]] Step run_held(Endings& endings) noexcept;
   [[nodiscard]] Step run_lane(std::uint64_t& cursor, bool credits, Endings& endings) noexcept;
@@ -114,6 +116,8 @@ class Link {
   [[nodiscard]] bool fly_again(const Flight& flight) noexcept;
   [[nodiscard]] bool fly_result(const ResultBody& result) noexcept;
   [[nodiscard]] bool fly_buffer(Rail* rail, Flight::Kind kind, std::uint32_t buffer) noexcept;
+  [[nodiscard]] bool owes_credits(const Rail& rail) const noexcept;
+  [[nodiscard]] bool credits_are_due() const noexcept;
   void return_credits() noexcept;
   void probe(Rail& rail) noexcept;
 

@@ -1,4 +1,5 @@
 // From a piece of a request to a work request in a rail's send queue.
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 
@@ -124,9 +125,17 @@ bool Link::fly_result(const ResultBody& result) noexcept {
   return true;
 }
 
+bool Link::owes_credits(const Rail& rail) const noexcept {
+  return rail.consumed - rail.returned >= hub_.options.credits / 2 && rail.usable();
+}
+
+bool Link::credits_are_due() const noexcept {
+  return std::any_of(rails_.begin(), rails_.end(), [&](const auto& rail) { return owes_credits(*rail); });
+}
+
 void Link::return_credits() noexcept {
   for (const auto& rail : rails_) {
-    if (!rail->usable() || rail->consumed - rail->returned < hub_.options.credits / 2) continue;
+    if (!owes_credits(*rail)) continue;
     if (reserve_.empty()) return;  // what is under way comes back by itself
     const MessageHeader header{.type = MessageType::credit};
     std::memcpy(hub_.pool.data(reserve_.back()), &header, sizeof header);

@@ -17,15 +17,22 @@ constexpr std::uint32_t kMaxSlice = 4U << 20;  ///< of a rail that is alone
 
 void Link::pump(Endings& endings) noexcept {
   if (open_rails_ == 0) return;
-  const Step step = run_lanes(endings);
+  const Step step = nothing_waits() ? Step::done : run_lanes(endings);
   ring();
   if (operations_ != nullptr) operations_->drop_settled();
   if (step == Step::full) hub_.call_at(0);
 }
 
+bool Link::nothing_waits() const noexcept {
+  const bool queues_empty =
+      results_.empty() && again_data_.empty() && again_messages_.empty() && late_.empty() && held_.empty();
+  if (!queues_empty || credits_are_due()) return false;
+  return operations_ == nullptr || (data_cursor_ == operations_->head() && message_cursor_ == operations_->head());
+}
+
 void Link::ring() noexcept {
   for (const auto& rail : rails_) {
-    if (!rail->usable() || !rail->ring.staged()) continue;
+    if (!rail->ring.staged() || !rail->usable()) continue;
     const int error = rail->ring.ring(nic_of(*rail).api(), rail->queue_pair.get());
     if (error == 0) continue;
     // What the device did not take was never under way: it goes again at once. The queue pair is renewed, for its
