@@ -19,9 +19,11 @@ fabric::TransportFactory shm(fabric::shm::CmaUse cma) {
 
 fabric::TransportFactory tcp(std::size_t eager_bytes = 4096) {
   return {.name = "tcp", .make = [eager_bytes](const fabric::TransportContext& context) {
-            return fabric::tcp::make_tcp(
-                context,
-                {.bind_address = "127.0.0.1", .eager_bytes = eager_bytes, .send_buffer_bytes = 16 * eager_bytes});
+            return fabric::tcp::make_tcp(context, {.bind_address = "127.0.0.1",
+                                                   .eager_bytes = eager_bytes,
+                                                   .send_buffer_bytes = 16 * eager_bytes,
+                                                   .reconnect_grace = scaled(2s),
+                                                   .failure_detect = scaled(5s)});
           }};
 }
 

@@ -1,6 +1,7 @@
 // One process's end of the TCP transport, driven by hand: several of them in one test, no threads, no Fabric above.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -119,7 +120,7 @@ inline void fill_pattern(std::span<std::byte> memory, std::uint64_t seed) {
 
 /// Two ranks with an open channel from 0 to 1.
 struct Pair {
-  explicit Pair(fabric::tcp::TcpOptions options = {}) : a(0, 2, options), b(1, 2, options) {
+  explicit Pair(const fabric::tcp::TcpOptions& options = {}) : a(0, 2, patient(options)), b(1, 2, patient(options)) {
     channel = a.connect(b);
     EXPECT_TRUE(drive([&] { return channel->state() == ChannelState::open; }));
   }
@@ -155,6 +156,13 @@ struct Pair {
 
   [[nodiscard]] const RemoteRegion* import(const Region* region) {
     return value_or_throw(channel->import(region->key()));
+  }
+  /// Where a test says nothing about it, a broken connection has as long to come back as a busy machine needs.
+  [[nodiscard]] static fabric::tcp::TcpOptions patient(fabric::tcp::TcpOptions options) {
+    if (options.reconnect_grace != fabric::tcp::TcpOptions{}.reconnect_grace) return options;
+    options.reconnect_grace = scaled(5s);
+    options.failure_detect = std::max(options.failure_detect, 2 * options.reconnect_grace);
+    return options;
   }
 
   Node a;

@@ -221,7 +221,7 @@ TEST(TcpPartingTest, ConnectingToASilentProcessEndsAtTheDeadline) {
 }
 
 TEST(TcpPartingTest, CloseFinishesWhatIsOpenAndSaysGoodbye) {
-  Pair pair;
+  Pair pair({.reconnect_grace = 400ms});
   constexpr std::size_t kSize = 4 << 20;
   auto source = pattern(kSize, 1);
   std::vector<std::byte> sink(kSize);
@@ -258,7 +258,7 @@ TEST(TcpPartingTest, ATransportThatLeavesTellsThoseWhoAreConnectedToIt) {
 }
 
 TEST(TcpPartingTest, ADestroyedChannelIsNoDeath) {
-  Pair pair;
+  Pair pair({.reconnect_grace = 400ms});
   ASSERT_TRUE(pair.run(WorkRequest::flush(nullptr)).ok());
   pair.channel.reset();
   drive_for(1s, pair.a, pair.b);

@@ -63,7 +63,7 @@ TEST(TcpThreadTest, PostsCancelsAndResetsFromAllSidesEndEveryRequestOnce) {
         ASSERT_TRUE(done.done());
         ++(done.status().ok() ? ended_well : ended_otherwise)[t];
         if (!done.status().ok()) {
-          ASSERT_EQ(done.status().code, Errc::cancelled);
+          ASSERT_EQ(done.status().code, Errc::cancelled) << pair.channel->explain(done.status());
           while (!pair.channel->quiesced() && !give_up.passed()) std::this_thread::yield();
         } else {
           ASSERT_TRUE(back == source);

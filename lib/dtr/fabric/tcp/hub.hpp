@@ -43,7 +43,8 @@ struct PeerRecord {
   std::atomic<std::uint32_t> dialed{0};  ///< number of our latest connection to it; any thread
   std::unique_ptr<Responder> link;       ///< its connection to us
   std::shared_ptr<Initiator> channel;    ///< ours to it; under the transport's mutex
-  std::int64_t lost_at = kNever;         ///< its connection broke without a goodbye
+  std::int64_t look_at = kNever;         ///< its connection broke without a goodbye: when to see whether it is back
+  int looks_left = 0;                    ///< then it is taken for dead
   std::string lost_why{};
   std::atomic<bool> fence_wanted{false};  ///< any thread
   bool left = false;

@@ -20,8 +20,10 @@ struct TcpOptions {
   std::size_t send_buffer_bytes = 512 << 10;          ///< copies of open messages a channel; at least 8 messages
   std::chrono::milliseconds handshake_timeout{5000};  ///< a stranger that has not proved itself by then is dropped
   std::uint32_t max_pending_handshakes = 256;         ///< beyond it the oldest stranger is dropped
-  std::chrono::milliseconds reconnect_grace{500};     ///< a peer whose connection broke may come back within it
-  std::chrono::milliseconds failure_detect{5000};     ///< a host that answers nothing for so long has failed
+  /// A peer whose connection broke may come back within it; half of failure_detect at most. A process that waits for
+  /// a core needs some of it.
+  std::chrono::milliseconds reconnect_grace{2000};
+  std::chrono::milliseconds failure_detect{5000};  ///< a host that answers nothing for so long has failed
 };
 
 }  // namespace fabric::tcp

@@ -16,6 +16,8 @@ namespace {
 
 constexpr const char* kOperation = "open tcp";
 constexpr std::uint32_t kListenEvery = 64;
+/// Several looks make up the time of grace: when this process itself stood still, a peer may be at the door unheard.
+constexpr int kLooks = 4;
 constexpr std::int64_t kSettleNs = 20'000;  // longer than the round trip of a ping-pong, shorter than people notice
 
 Result<void> check(const TcpOptions& options) {
@@ -38,8 +40,10 @@ Result<std::unique_ptr<Transport>> make_tcp(const TransportContext& context, con
   if (!listening) return fail(std::move(listening.error()));
   auto endpoints = local_endpoints(options, listening->port);
   if (!endpoints) return fail(std::move(endpoints.error()));
-  auto transport = std::make_unique<TcpTransport>(context, options, std::move(*endpoints), std::move(*poller),
-                                                  std::move(*listening));
+  TcpOptions chosen = options;
+  chosen.reconnect_grace = std::min(options.reconnect_grace, options.failure_detect / 2);
+  auto transport =
+      std::make_unique<TcpTransport>(context, chosen, std::move(*endpoints), std::move(*poller), std::move(*listening));
   if (auto started = transport->start(); !started) return fail(std::move(started.error()));
   return transport;
 }
@@ -161,19 +165,21 @@ std::int64_t TcpTransport::peer_on_time(PeerRecord& peer, std::int64_t now) noex
   }
   if (peer.link != nullptr) next = std::min(next, peer.link->on_time(now));
   if (channel != nullptr) next = std::min(next, channel->on_time(now));
-  if (peer.lost_at != kNever) {
-    const std::int64_t until = peer.lost_at + to_ns(options.reconnect_grace);
-    if (now >= until) {
+  if (peer.look_at == kNever) return next;
+  if (now >= peer.look_at) {
+    if (--peer.looks_left == 0) {
       judge_lost_peer(peer, channel.get());
-    } else {
-      next = std::min(next, until);
+      return next;
     }
+    peer.look_at = now + look_pause();
   }
-  return next;
+  return std::min(next, peer.look_at);
 }
 
+std::int64_t TcpTransport::look_pause() const noexcept { return to_ns(options.reconnect_grace) / kLooks; }
+
 void TcpTransport::judge_lost_peer(PeerRecord& peer, const Initiator* channel) noexcept {
-  peer.lost_at = kNever;
+  peer.look_at = kNever;
   // Our own connection to it knows better: it stands, or it is finding out.
   if (channel != nullptr && !channel->over()) return;
   if (channel != nullptr && channel->leaving()) return;  // we have parted
@@ -202,7 +208,7 @@ void TcpTransport::admit(UniqueFd fd, const Hello& hello, const Endpoint& from) 
   // What the old connection has not delivered yet is not read any more: the welcome tells the peer where we stand.
   bury(peer);
   peer.accepted = hello.connection;
-  peer.lost_at = kNever;
+  peer.look_at = kNever;
   peer.link = std::make_unique<Responder>(static_cast<Hub&>(*this), peer, std::move(fd), from);
   DTR_LOG_INFO("tcp: rank ", hello.peer, " connected from ", from.to_string());
   peer.link->start();
@@ -212,9 +218,10 @@ void TcpTransport::link_lost(PeerRecord& peer, std::string why) noexcept {
   bury(peer);
   if (peer.left || peer.told_down) return;
   DTR_LOG_INFO("tcp: the connection from rank ", peer.id, " broke: ", why);
-  peer.lost_at = now_ns();
+  peer.look_at = now_ns() + look_pause();
+  peer.looks_left = kLooks;
   peer.lost_why = std::move(why);
-  call_at(peer.lost_at + to_ns(options.reconnect_grace));
+  call_at(peer.look_at);
 }
 
 void TcpTransport::peer_down(PeerRecord& peer, Errc code, const std::string& why) noexcept {

@@ -58,6 +58,7 @@ class TcpTransport final : public Transport, private Hub {
   void bury(PeerRecord& peer) noexcept;
   void on_time(std::int64_t now) noexcept;
   [[nodiscard]] std::int64_t peer_on_time(PeerRecord& peer, std::int64_t now) noexcept;
+  [[nodiscard]] std::int64_t look_pause() const noexcept;
   void judge_lost_peer(PeerRecord& peer, const Initiator* channel) noexcept;
 
   std::mutex mutex_;  ///< the map, and PeerRecord::channel
