@@ -135,7 +135,7 @@ TEST(RuntimeTest, WaitsOfTheEndThatAreInVainShareOneBudget) {
 
 TEST(RuntimeTest, WhereTheBudgetOfTheEndIsSpentNobodyWaits) {
   RuntimeOptions options = alone();
-  options.config.overrides = {{"timeout.finalize_ms", "60"}};
+  options.config.overrides = {{"timeout.finalize_ms", "3000"}};
   Runtime rt(std::move(options));
   {
     const EndWait in_vain(rt, 1h);
@@ -143,6 +143,19 @@ TEST(RuntimeTest, WhereTheBudgetOfTheEndIsSpentNobodyWaits) {
   }
   const EndWait next(rt, 1h);
   EXPECT_TRUE(next.deadline().passed());
+}
+
+TEST(RuntimeTest, WhatWasWaitedInVainLongBeforeTheEndIsForgotten) {
+  RuntimeOptions options = alone();
+  options.config.overrides = {{"timeout.finalize_ms", "100"}};
+  Runtime rt(std::move(options));
+  {
+    const EndWait in_vain(rt, 1h);
+    std::this_thread::sleep_until(in_vain.deadline().at());
+  }
+  std::this_thread::sleep_for(100ms);
+  const auto now = Deadline::Clock::now();
+  EXPECT_GE(rt.end_deadline().at() - now, 100ms);
 }
 
 TEST(RuntimeTest, BuffersComeFromAPoolThatMergesAndGrows) {

@@ -387,8 +387,15 @@ Result<fabric::Port> Runtime::service_port(std::string_view service, int group) 
 }
 
 Deadline Runtime::end_deadline() const noexcept {
-  const std::chrono::nanoseconds vain(waited_in_vain_ns_.load(std::memory_order_relaxed));
-  return std::max<std::chrono::nanoseconds>(config_.duration("timeout.finalize_ms") - vain, {});
+  const std::chrono::nanoseconds whole = config_.duration("timeout.finalize_ms");
+  return std::max<std::chrono::nanoseconds>(whole - waited_in_vain(), {});
+}
+
+std::chrono::nanoseconds Runtime::waited_in_vain() const noexcept {
+  // What lies back by a whole budget was no part of the end that comes now.
+  const Deadline::Clock::time_point last(std::chrono::nanoseconds(last_vain_ns_.load(std::memory_order_acquire)));
+  const bool counts = Deadline::Clock::now() - last < config_.duration("timeout.finalize_ms");
+  return std::chrono::nanoseconds(counts ? vain_ns_.load(std::memory_order_relaxed) : 0);
 }
 
 EndWait::EndWait(Runtime& runtime, std::chrono::nanoseconds most) noexcept
@@ -401,8 +408,9 @@ EndWait::EndWait(Runtime& runtime, std::chrono::nanoseconds most) noexcept
 EndWait::~EndWait() {
   const auto now = Deadline::Clock::now();
   if (now < deadline_.at()) return;
-  const auto waited = std::chrono::duration_cast<std::chrono::nanoseconds>(now - started_).count();
-  runtime_.waited_in_vain_ns_.fetch_add(waited, std::memory_order_relaxed);
+  const std::chrono::nanoseconds waited = runtime_.waited_in_vain() + (now - started_);
+  runtime_.vain_ns_.store(waited.count(), std::memory_order_relaxed);
+  runtime_.last_vain_ns_.store(std::chrono::nanoseconds(now.time_since_epoch()).count(), std::memory_order_release);
 }
 
 Result<void> Runtime::finalize() { return finalize(end_deadline()); }

@@ -137,7 +137,7 @@ class Runtime final : public Group {
   bool progress() noexcept { return fabric_->progress().poll(); }
 
   /// What is left of timeout.finalize_ms for all that ends with this Runtime: from now, less what ends have waited in
-  /// vain before.
+  /// vain just before.
   [[nodiscard]] Deadline end_deadline() const noexcept;
 
   /// The first peer known to be dead, or ok. Error `fenced`: the others have declared this rank failed.
@@ -151,6 +151,7 @@ class Runtime final : public Group {
   struct Prepared;
 
   void refresh_metrics();
+  [[nodiscard]] std::chrono::nanoseconds waited_in_vain() const noexcept;
   explicit Runtime(Prepared prepared);
   [[nodiscard]] static Result<Prepared> prepare(RuntimeOptions options);
   [[nodiscard]] static Result<void> prepare_alone(const RuntimeOptions& options, Prepared& made);
@@ -176,7 +177,8 @@ class Runtime final : public Group {
   bool transfer_timeout_grows_ = true;
   std::atomic<bool> stop_requested_{false};
   std::atomic<bool> finalized_{false};
-  std::atomic<std::int64_t> waited_in_vain_ns_{0};  ///< by EndWaits
+  std::atomic<std::int64_t> vain_ns_{0};       ///< waited in vain by EndWaits, not long before
+  std::atomic<std::int64_t> last_vain_ns_{0};  ///< this: the end of the last such wait
 };
 
 /// One wait of a service that ends. A wait that comes to its deadline has been in vain: its time is taken from what all
