@@ -3,6 +3,8 @@
 // Both ends of each edge of the tree send each other a beat an interval and declare the other failed after the
 // time-out; whoever learns of a death tells all neighbours. Edges that a death tears are made anew around the dead
 // rank, and both new ends then tell each other every death they know, for the news may have been lost with it.
+#include <array>
+#include <cstring>
 #include <string>
 
 #include "dtr/base/bytes.hpp"
@@ -123,11 +125,15 @@ void Runtime::Control::beat(fabric::PeerId to) noexcept {
   try {
     auto channel = fabric_.channel(to);
     if (!channel) return;
-    ByteWriter out;
-    constexpr std::uint64_t kBytes = sizeof(Kind) + sizeof(std::uint8_t);
-    out.value(Fragment{.message = 0, .total = kBytes, .offset = 0}).value(Kind::beat);
-    out.value(static_cast<std::uint8_t>(speaks ? 1 : 0));
-    const auto request = fabric::WorkRequest::send(kPort, out.view(), nullptr);
+    // Without memory of its own: it goes out while others make progress, who are promised that nothing is allocated.
+    const Fragment head{.message = 0, .total = sizeof(Kind) + sizeof(std::uint8_t), .offset = 0};
+    const Kind kind = Kind::beat;
+    const std::uint8_t promise = speaks ? 1 : 0;
+    std::array<std::byte, sizeof head + sizeof kind + sizeof promise> words{};
+    std::memcpy(words.data(), &head, sizeof head);
+    std::memcpy(words.data() + sizeof head, &kind, sizeof kind);
+    std::memcpy(words.data() + sizeof head + sizeof kind, &promise, sizeof promise);
+    const auto request = fabric::WorkRequest::send(kPort, words, nullptr);
     if ((*channel)->state() == fabric::ChannelState::connecting) {
       fabric_.submit(to, std::span(&request, 1), options_.watch.timeout);
     } else if ((*channel)->post(std::span(&request, 1), options_.watch.timeout).accepted == 0) {
