@@ -753,6 +753,27 @@ TEST_P(PeerConformanceTest, DeclaredFailureEndsOpenAndLaterRequestsNamingTheRank
   EXPECT_THAT(result.error().to_string(), ::testing::HasSubstr("rank 9 said so"));
 }
 
+TEST_P(PeerConformanceTest, WhatFoundNoRoomGoesOutThoughNobodyWaits) {
+  Completion done;
+  World world(GetParam());
+  Inbox inbox;
+  ASSERT_TRUE(world.target().open_port(kPort, inbox));
+  ASSERT_TRUE(run(world, {WorkRequest::flush(nullptr)}));
+  const std::vector<std::byte> payload(world.initiator().max_message());
+  constexpr std::size_t kMessages = 3000;
+  const std::vector<WorkRequest> batch(10, WorkRequest::send(kPort, payload, &done));
+  // The progress threads sleep, then comes more than a channel holds.
+  for (int round = 0; round < 3; ++round) {
+    std::this_thread::sleep_for(20ms);
+    for (std::size_t i = 0; i < kMessages; i += batch.size()) {
+      world.initiator().submit(world.target_id(), batch, scaled(60s));
+    }
+    for (std::size_t i = 0; i < kMessages; ++i) ASSERT_TRUE(inbox.next(20s)) << i;
+  }
+  ASSERT_TRUE(world.initiator().wait(done, world.target_id(), "all", scaled(20s)));
+  world.target().close_port(kPort);
+}
+
 TEST_P(PeerConformanceTest, ClosingWaitsForTheOperationsUnderWayAndNoLonger) {
   Completion done;  // outlives what it is to be told
   World world(GetParam());

@@ -1,5 +1,6 @@
 #include "dtr/fabric/progress.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <random>
 #include <thread>
@@ -67,6 +68,50 @@ bool comes_soon(ProgressEngine& engine, const Come& come, const Caused& caused) 
     if (was_caused) return false;
   }
   return false;
+}
+
+/// A source without a bell: the engine finds its work when it looks.
+class Quiet final : public ProgressSource {
+ public:
+  int progress(int) noexcept override {
+    const std::uint32_t taken = waiting.exchange(0);
+    delivered += taken;
+    return static_cast<int>(taken);
+  }
+  int wait_descriptor() const noexcept override { return -1; }
+  bool prepare_sleep() noexcept override {
+    ++sleeps;
+    return waiting.load() == 0;
+  }
+  Deadline::Clock::time_point next_deadline() const noexcept override { return Deadline::Clock::time_point::max(); }
+
+  std::atomic<std::uint32_t> waiting{0};
+  std::atomic<std::uint64_t> delivered{0};
+  std::atomic<std::uint64_t> sleeps{0};
+};
+
+TEST(ProgressTest, ASleepingThreadThatIsWokenLooksAgain) {
+  Quiet quiet;
+  ProgressEngine engine({.spin = 0us});
+  ASSERT_TRUE(engine.add(quiet));
+  ASSERT_TRUE(engine.start());
+  const Deadline patience(scaled(60s));
+  // Asleep it would look after half a second only. A busy machine may delay one, not all of them.
+  auto quickest = Deadline::Clock::duration::max();
+  std::uint64_t slept = 0;
+  for (std::uint64_t i = 1; i <= 10; ++i) {
+    while (quiet.sleeps == slept && !patience.passed()) std::this_thread::sleep_for(1ms);
+    std::this_thread::sleep_for(10ms);  // from the look before the sleep to the sleep
+    slept = quiet.sleeps;
+    const auto start = Deadline::Clock::now();
+    ++quiet.waiting;
+    engine.wake();
+    while (quiet.delivered < i && !patience.passed()) std::this_thread::sleep_for(100us);
+    ASSERT_EQ(quiet.delivered, i);
+    quickest = std::min(quickest, Deadline::Clock::now() - start);
+  }
+  EXPECT_LT(quickest, 200ms);
+  engine.stop();
 }
 
 struct Driven {

@@ -368,7 +368,7 @@ void Fabric::submit(PeerId id, std::span<const WorkRequest> requests, Deadline d
       if (!peer.has_backlog.load(std::memory_order_acquire)) posted = post_now(peer, requests, deadline);
       if (posted < requests.size()) {
         const Errc kept = peer.keep(requests.subspan(posted), deadline);
-        if (kept != Errc::ok) finish_all(requests.subspan(posted), {.code = kept});
+        kept == Errc::ok ? engine_->wake() : finish_all(requests.subspan(posted), {.code = kept});
       }
     }
   }

@@ -59,8 +59,9 @@ void silence(int fd) noexcept {
 ProgressEngine::ProgressEngine(ProgressOptions options) : options_(std::move(options)) {
   epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
   kick_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   quit_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!epoll_ || !kick_ || !quit_) throw Exception(errno_error(errno, "epoll, eventfd", "start progress"));
+  if (!epoll_ || !kick_ || !wake_ || !quit_) throw Exception(errno_error(errno, "epoll, eventfd", "start progress"));
   for (const int fd : {kick_.get(), quit_.get()}) {
     epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
@@ -150,6 +151,14 @@ void ProgressEngine::announce() noexcept {
   if (leader_asleep_.load(std::memory_order_relaxed)) ring(kick_.get());
 }
 
+void ProgressEngine::wake() noexcept {
+  // Pairs with the fence of the thread that is about to sleep: it sees what there is to do, or we see that it sleeps.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (thread_armed_.load(std::memory_order_relaxed) && thread_armed_.exchange(false, std::memory_order_seq_cst)) {
+    ring(wake_.get());
+  }
+}
+
 Clock::time_point ProgressEngine::next_deadline() const noexcept {
   auto earliest = Clock::time_point::max();
   for (const ProgressSource* source : sources_) earliest = std::min(earliest, source->next_deadline());
@@ -165,6 +174,13 @@ bool ProgressEngine::arm() noexcept {
 void ProgressEngine::sleep(Clock::time_point until) noexcept {
   epoll_event events[4];
   ::epoll_wait(epoll_.get(), events, 4, milliseconds_until(until));
+}
+
+void ProgressEngine::sleep_as_thread(Clock::time_point until) noexcept {
+  pollfd bells[2] = {{.fd = epoll_.get(), .events = POLLIN, .revents = 0},
+                     {.fd = wake_.get(), .events = POLLIN, .revents = 0}};
+  ::poll(bells, 2, milliseconds_until(until));
+  if (bells[1].revents != 0) silence(wake_.get());
 }
 
 void ProgressEngine::nap(std::chrono::milliseconds length) noexcept {
@@ -290,6 +306,7 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
         continue;
       }
       thread_armed_.store(true, std::memory_order_seq_cst);  // with the turn: who polls later sees it when leaving
+      std::atomic_thread_fence(std::memory_order_seq_cst);   // see wake()
       if (look() > 0 || !arm()) {
         thread_armed_.store(false, std::memory_order_seq_cst);
         last_event = Clock::now();
@@ -298,7 +315,7 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
       }
     }
     if (thread_armed_.load(std::memory_order_relaxed)) {
-      sleep(until);
+      sleep_as_thread(until);
       thread_armed_.store(false, std::memory_order_seq_cst);
     } else {
       announce();

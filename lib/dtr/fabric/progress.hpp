@@ -62,6 +62,9 @@ class ProgressEngine {
   /// Something that a waiter may wait for happened outside of poll().
   void announce() noexcept;
 
+  /// There is something to do that no descriptor tells of: the thread looks again, should it sleep. Any thread.
+  void wake() noexcept;
+
   /// True inside a callback from progress.
   [[nodiscard]] bool in_progress() const noexcept;
 
@@ -109,13 +112,15 @@ class ProgressEngine {
   bool arm() noexcept;        ///< with the turn: all sources will ring
   void hand_over() noexcept;  ///< a waiter leaves: the thread must be woken by what comes next
   void sleep(Deadline::Clock::time_point until) noexcept;
+  void sleep_as_thread(Deadline::Clock::time_point until) noexcept;
   [[nodiscard]] Deadline::Clock::time_point next_deadline() const noexcept;
   void relax() const noexcept;
 
   ProgressOptions options_;
   std::vector<ProgressSource*> sources_;
   UniqueFd epoll_;
-  UniqueFd kick_;
+  UniqueFd kick_;  ///< for the leader
+  UniqueFd wake_;  ///< for the thread
   UniqueFd quit_;
 
   std::mutex turn_;
