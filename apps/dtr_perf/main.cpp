@@ -32,13 +32,13 @@ dtr::Result<std::vector<std::uint64_t>> parse_sizes(const std::string& text) {
 }
 
 dtr::Result<void> complete(Plan& plan) {
-  static const std::map<std::string, std::pair<Operation, bool>> kOperations{
+  static const std::map<std::string, std::pair<Operation, bool>> operations{
       {"put_lat", {Operation::put, true}},      {"put_bw", {Operation::put, false}},
       {"get_lat", {Operation::get, true}},      {"get_bw", {Operation::get, false}},
       {"send_lat", {Operation::send, true}},    {"send_bw", {Operation::send, false}},
       {"atomic_lat", {Operation::atomic, true}}};
-  const auto found = kOperations.find(plan.name);
-  if (found == kOperations.end()) {
+  const auto found = operations.find(plan.name);
+  if (found == operations.end()) {
     return dtr::fail(dtr::Errc::invalid_argument,
                      "\"" + plan.name + "\" is none of put_lat put_bw get_lat get_bw send_lat send_bw atomic_lat",
                      "dtr_perf");

@@ -162,8 +162,7 @@ class SharedPage {
 /// Another process of the test. Killed with the object, and with the test.
 class Child {
  public:
-  template <class Body>
-  explicit Child(Body&& body) {
+  explicit Child(const std::function<int()>& body) {
     const pid_t parent = ::getpid();
     pid_ = ::fork();
     if (pid_ != 0) return;

@@ -85,7 +85,7 @@ class Child {
 };
 
 struct Parent {
-  explicit Parent(const Child& child, fabric::tcp::TcpOptions options = {}) : node(0, 2, options) {
+  explicit Parent(const Child& child, const fabric::tcp::TcpOptions& options = {}) : node(0, 2, options) {
     memory = pattern(Child::kMemory, 1);
     region = node.add(memory);
     channel = value_or_throw(node.transport->connect(1, child.address, Deadline(scaled(10s))));

@@ -78,7 +78,7 @@ class RawPeer {
   }
 
   /// The whole handshake as `self`; true if the node lets it in.
-  [[nodiscard]] bool shake_hands(Node& node, fabric::Identity self, std::uint32_t connection) {
+  [[nodiscard]] bool shake_hands(Node& node, const fabric::Identity& self, std::uint32_t connection) {
     const fabric::Hello mine = fabric::make_hello(self, fabric::tcp::kTransportLetters, node.identity.self, connection);
     fabric::Hello theirs;
     fabric::Proof proof;

@@ -15,7 +15,8 @@ TEST(DeadRankTest, SurvivorsGetAnErrorThatNamesTheDeadWithinFiveSeconds) {
   auto made = Runtime::init({.servers = 1});
   ASSERT_TRUE(made) << made.error().to_string();
   Runtime& rt = **made;
-  const int victim = std::stoi(std::getenv("DTR_TEST_VICTIM") == nullptr ? "1" : std::getenv("DTR_TEST_VICTIM"));
+  const char* const named = std::getenv("DTR_TEST_VICTIM");
+  const int victim = named == nullptr ? 1 : std::stoi(named);
   if (rt.is_server()) {
     Reducer reducer(rt);
     if (rt.rank() == victim) {

@@ -70,7 +70,8 @@ TEST(DevicesTest, GidsAreWhatTheOptionsSay) {
 }
 
 /// Whether a request over this connection gets there.
-bool reaches(std::shared_ptr<Network> network, const NicOptions& one, const NicOptions& other, std::uint32_t gid) {
+bool reaches(const std::shared_ptr<Network>& network, const NicOptions& one, const NicOptions& other,
+             std::uint32_t gid) {
   SoftwareNic nic_a(network, one);
   SoftwareNic nic_b(network, other);
   End a(nic_a);

@@ -45,7 +45,8 @@ struct FrameWord {
   static constexpr std::uint8_t kPadding = 0xFF;
 
   [[nodiscard]] constexpr std::uint64_t pack() const noexcept {
-    return std::uint64_t{type} | std::uint64_t{port} << 8 | std::uint64_t{sequence} << 16 | std::uint64_t{bytes} << 32;
+    return static_cast<std::uint64_t>(type) | static_cast<std::uint64_t>(port) << 8 |
+           static_cast<std::uint64_t>(sequence) << 16 | static_cast<std::uint64_t>(bytes) << 32;
   }
   [[nodiscard]] static constexpr FrameWord unpack(std::uint64_t word) noexcept {
     return {.type = static_cast<std::uint8_t>(word),

@@ -15,8 +15,8 @@ struct VerbsOptions {
   std::vector<std::string> devices{};
   int gid_index = -1;              ///< -1 = by rule, see gid.hpp
   std::size_t eager_bytes = 4096;  ///< largest `send`
-  std::uint32_t eager_world =
-      8;  ///< up to so many ranks queue pairs are made at start and exchanged with the addresses
+  /// Up to so many ranks queue pairs are made at start and exchanged with the addresses.
+  std::uint32_t eager_world = 8;
   std::uint32_t queue_depth = 4096;                ///< open requests a channel; a power of two
   std::uint32_t send_queue = 256;                  ///< work requests a queue pair; a power of two
   std::uint32_t credits = 32;                      ///< messages and notifications under way to one peer and rail

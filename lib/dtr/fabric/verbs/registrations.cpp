@@ -37,18 +37,17 @@ unsigned access_of(const RegionOptions& options) noexcept {
 /// Has the kernel make the pages that are not there yet, by several threads: reg_mr would do it with one. What cannot
 /// be made is not told here: reg_mr meets it again.
 void make_pages(std::span<std::byte> memory) {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<std::uintptr_t>(memory.data()) / page * page;
-  const auto end = (reinterpret_cast<std::uintptr_t>(memory.data()) + memory.size() + page - 1) / page * page;
-  const std::uint64_t count = std::clamp<std::uint64_t>(std::thread::hardware_concurrency(), 1, kMostHelpers);
-  const std::uintptr_t share = ((end - first) / count + page - 1) / page * page;
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t before = reinterpret_cast<std::uintptr_t>(memory.data()) % page;
+  std::byte* const first = memory.data() - before;
+  const std::size_t bytes = (before + memory.size() + page - 1) / page * page;
+  const std::size_t count = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMostHelpers);
+  const std::size_t share = (bytes / count + page - 1) / page * page;
   std::vector<Thread> helpers;
-  for (std::uintptr_t at = first; at < end; at += share) {
-    helpers.emplace_back(
-        [at, bytes = std::min(share, end - at)](const std::stop_token&) {
-          ::madvise(reinterpret_cast<void*>(at), bytes, MADV_POPULATE_WRITE);
-        },
-        ThreadOptions{.name = "dtr-register"});
+  for (std::size_t at = 0; at < bytes; at += share) {
+    const std::span part(first + at, std::min(share, bytes - at));
+    helpers.emplace_back([part](const std::stop_token&) { ::madvise(part.data(), part.size(), MADV_POPULATE_WRITE); },
+                         ThreadOptions{.name = "dtr-register"});
   }
 }
 

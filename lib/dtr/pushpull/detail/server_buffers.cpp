@@ -13,7 +13,6 @@ constexpr const char* kUnregister = "unregister_recv_buffer";
 }  // namespace
 
 using pushpull::ReceiveBuffer;
-using pushpull::ServerCore;
 using pushpull::UserMemory;
 
 Result<void> Server::State::register_buffer(std::span<std::byte> buffer, std::span<const int> ranks,
