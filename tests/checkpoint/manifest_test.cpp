@@ -12,7 +12,6 @@ namespace {
 using checkpoint::decode_manifest;
 using checkpoint::encode_manifest;
 using checkpoint::Manifest;
-using checkpoint::ShardEntry;
 
 /// The part of rank `rank` of two: rows of a 4 x 3 matrix "m" of i16, and a tensor of its own.
 Manifest part(int rank) {

@@ -14,7 +14,6 @@ namespace {
 using fabric::Completion;
 using fabric::Port;
 using fabric::RemoteRegion;
-using fabric::Status;
 using fabric::WorkRequest;
 
 constexpr Port kPort = 7;

@@ -29,7 +29,7 @@ fabric::TransportFactory tcp(std::size_t eager_bytes = 4096) {
 
 /// Real devices, of which most machines have none. The control connections go by tcp as in a job. With several, the
 /// odd ranks take them in pairs the other way round: so a rail goes from one device to another, over the wire.
-fabric::TransportFactory verbs(std::vector<std::string> devices) {
+fabric::TransportFactory verbs(const std::vector<std::string>& devices) {
   return {.name = "verbs",
           .make = [devices](const fabric::TransportContext& context) -> Result<std::unique_ptr<fabric::Transport>> {
             auto api = fabric::verbs::load_verbs();

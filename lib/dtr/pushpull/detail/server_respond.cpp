@@ -67,6 +67,7 @@ void ServerCore::answered(PullAnswer& put) noexcept {
   const fabric::Status status = put.status();
   std::optional<Release> release;
   std::optional<Response> late;
+  std::string late_words;
   Error failure;
   bool last = false;
   int from_worker = 0;
@@ -90,6 +91,7 @@ void ServerCore::answered(PullAnswer& put) noexcept {
                         .ticket = to.ticket,
                         .code = static_cast<std::int32_t>(failure.code),
                         .peer = rank_of(to_worker)};
+        late_words = std::move(failure.message);
       }
     }
     if (from != nullptr) {
@@ -105,7 +107,7 @@ void ServerCore::answered(PullAnswer& put) noexcept {
     }
     recycle_if_over(to);
   }
-  if (late) tell(to_worker, *late, failure.message);
+  if (late) tell(to_worker, *late, late_words);
   if (release) tell(from_worker, *release);
   if (last) say_farewells(to_worker);
   open_posts_.fetch_sub(1, std::memory_order_release);  // after this the object may be gone

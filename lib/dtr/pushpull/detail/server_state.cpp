@@ -14,7 +14,6 @@ constexpr std::size_t kRemembered = 64;
 }  // namespace
 
 using pushpull::Gathered;
-using pushpull::ReceiveBuffer;
 using pushpull::ServerCore;
 using pushpull::ServerFragment;
 using pushpull::UserMemory;
