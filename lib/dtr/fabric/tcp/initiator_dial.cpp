@@ -71,7 +71,7 @@ void Initiator::act_on(Dial step) noexcept {
       address_ = (address_ + 1) % addresses_.size();
       if (address_ == 0) {  // all have been tried
         if (rejected_ && !healable_) verdict = Errc::handshake_rejected;
-        if (refused_in_a_row_ >= addresses_.size() && now - refused_since_ >= to_ns(hub_.options.reconnect_grace)) {
+        if (refused_in_a_row_ >= addresses_.size() && now - refused_since_ >= to_ns(hub_.options.refused_for)) {
           verdict = Errc::peer_failed;
         }
         healable_ = rejected_ = false;

@@ -23,6 +23,7 @@ struct TcpOptions {
   /// A peer whose connection broke may come back within it; half of failure_detect at most. A process that waits for
   /// a core needs some of it.
   std::chrono::milliseconds reconnect_grace{2000};
+  std::chrono::milliseconds refused_for{500};      ///< nobody listens at the peer's port for so long: it is dead
   std::chrono::milliseconds failure_detect{5000};  ///< a host that answers nothing for so long has failed
 };
 
