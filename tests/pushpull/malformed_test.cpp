@@ -87,6 +87,7 @@ struct Nonsense {
   const char* what;
   std::vector<Bytes> said;
 };
+// NOLINTNEXTLINE(readability-identifier-naming): the name is GoogleTest's
 void PrintTo(const Nonsense& nonsense, std::ostream* out) { *out << nonsense.what; }
 
 std::vector<Nonsense> all_nonsense() {
