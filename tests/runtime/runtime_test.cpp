@@ -113,10 +113,19 @@ TEST(RuntimeTest, ConfigErrorsComeThrough) {
   EXPECT_THAT(made.error().message, HasSubstr("progress.spin_us"));
 }
 
-TEST(RuntimeTest, WaitsOfTheEndThatAreInVainShareOneBudget) {
+RuntimeOptions alone_with_finalize_ms(const std::string& bound) {
   RuntimeOptions options = alone();
-  options.config.overrides = {{"timeout.finalize_ms", "3600000"}};
-  Runtime rt(std::move(options));
+  options.config.overrides = {{"timeout.finalize_ms", bound}};
+  return options;
+}
+
+void wait_in_vain(Runtime& rt, std::chrono::nanoseconds most) {
+  const EndWait in_vain(rt, most);
+  std::this_thread::sleep_until(in_vain.deadline().at());
+}
+
+TEST(RuntimeTest, WaitsOfTheEndThatAreInVainShareOneBudget) {
+  Runtime rt(alone_with_finalize_ms("3600000"));
   EXPECT_GT(rt.end_deadline().left(), 59min);
   {
     const EndWait answered(rt, 30min);
@@ -125,34 +134,31 @@ TEST(RuntimeTest, WaitsOfTheEndThatAreInVainShareOneBudget) {
     EXPECT_LE(longer.deadline().left(), 45min) << "a quarter is the Runtime's own";
   }
   EXPECT_GT(rt.end_deadline().left(), 59min) << "it did not come to its deadline";
-  {
-    const EndWait in_vain(rt, 50ms);
-    std::this_thread::sleep_until(in_vain.deadline().at());
-  }
+  wait_in_vain(rt, 50ms);
   EXPECT_LE(rt.end_deadline().left(), 60min - 50ms);
   EXPECT_TRUE(rt.finalize());
 }
 
-TEST(RuntimeTest, WhereTheBudgetOfTheEndIsSpentNobodyWaits) {
-  RuntimeOptions options = alone();
-  options.config.overrides = {{"timeout.finalize_ms", "3000"}};
-  Runtime rt(std::move(options));
+TEST(RuntimeTest, WaitsInVainSideBySideAllCount) {
+  Runtime rt(alone_with_finalize_ms("3600000"));
   {
-    const EndWait in_vain(rt, 1h);
-    std::this_thread::sleep_until(in_vain.deadline().at());
+    std::vector<std::jthread> ends;
+    for (int i = 0; i < 8; ++i) ends.emplace_back([&] { wait_in_vain(rt, 50ms); });
   }
+  EXPECT_LE(rt.end_deadline().left(), 60min - 8 * 50ms);
+  EXPECT_TRUE(rt.finalize());
+}
+
+TEST(RuntimeTest, WhereTheBudgetOfTheEndIsSpentNobodyWaits) {
+  Runtime rt(alone_with_finalize_ms("3000"));
+  wait_in_vain(rt, 1h);
   const EndWait next(rt, 1h);
   EXPECT_TRUE(next.deadline().passed());
 }
 
 TEST(RuntimeTest, WhatWasWaitedInVainLongBeforeTheEndIsForgotten) {
-  RuntimeOptions options = alone();
-  options.config.overrides = {{"timeout.finalize_ms", "100"}};
-  Runtime rt(std::move(options));
-  {
-    const EndWait in_vain(rt, 1h);
-    std::this_thread::sleep_until(in_vain.deadline().at());
-  }
+  Runtime rt(alone_with_finalize_ms("100"));
+  wait_in_vain(rt, 1h);
   std::this_thread::sleep_for(100ms);
   const auto now = Deadline::Clock::now();
   EXPECT_GE(rt.end_deadline().at() - now, 100ms);

@@ -65,43 +65,6 @@ Result<std::unique_ptr<Fabric>> Fabric::create(FabricOptions options) {
   }
 }
 
-Result<void> Fabric::make_transports() {
-  // Each counts in a meter of its own.
-  const TransportContext own{.identity = identity_, .regions = *regions_, .receiver = *this};
-  auto loopback = make_loopback(own, {.eager_bytes = options_.eager_bytes});
-  if (!loopback) return fail(std::move(loopback.error()));
-  transports_.push_back(std::move(*loopback));
-  meters_.push_back(own.traffic);
-  reports_.push_back({.name = "loopback", .viable = true, .reason = "always there"});
-
-  for (const std::string& name : options_.allow) {
-    const bool known = std::any_of(options_.transports.begin(), options_.transports.end(),
-                                   [&](const TransportFactory& factory) { return factory.name == name; });
-    if (known) continue;
-    std::string names;
-    for (const auto& factory : options_.transports) names += (names.empty() ? "" : ", ") + factory.name;
-    return fail(Errc::not_found, "transport \"" + name + "\" is not there; this build has " + names, "start fabric");
-  }
-  for (const TransportFactory& factory : options_.transports) {
-    if (!options_.allow.empty() &&
-        std::find(options_.allow.begin(), options_.allow.end(), factory.name) == options_.allow.end()) {
-      reports_.push_back({.name = factory.name, .viable = false, .reason = "not in transport.allow"});
-      continue;
-    }
-    const TransportContext context{.identity = identity_, .regions = *regions_, .receiver = *this};
-    auto made = factory.make(context);
-    if (made) {
-      transports_.push_back(std::move(*made));
-      meters_.push_back(context.traffic);
-      reports_.push_back({.name = factory.name, .viable = true, .reason = transports_.back()->describe()});
-    } else {
-      reports_.push_back({.name = factory.name, .viable = false, .reason = made.error().to_string()});
-      DTR_LOG_INFO("transport ", factory.name, " is not viable: ", made.error().to_string());
-    }
-  }
-  return {};
-}
-
 Fabric::~Fabric() {
   if (fork_guard_.in_forked_child()) {
     // Threads and connections belong to the parent; the memory goes with the child's exit.
@@ -126,59 +89,6 @@ std::vector<TrafficReport> Fabric::traffic() const {
     reports.push_back({.transport = std::string(transports_[i]->name()), .totals = meters_[i]->totals()});
   }
   return reports;
-}
-
-std::vector<std::byte> Fabric::address() const {
-  ByteWriter out;
-  out.value(static_cast<std::uint32_t>(transports_.size() - 1));
-  for (std::size_t i = 1; i < transports_.size(); ++i) {
-    out.text(transports_[i]->name()).text(transports_[i]->domain()).bytes(transports_[i]->address());
-  }
-  return out.take();
-}
-
-Result<void> Fabric::choose_path(PeerId id, std::span<const std::byte> address) {
-  Peer& peer = *peers_.emplace_back(std::make_unique<Peer>(id, with_backlog_));
-  if (id == self()) {
-    peer.transport = transports_.front().get();
-    peer.why = "this process";
-    return {};
-  }
-  struct Offer {
-    std::string domain;
-    std::span<const std::byte> address;
-  };
-  std::vector<std::pair<std::string, Offer>> offers;
-  ByteReader in(address);
-  const auto count = in.value<std::uint32_t>();
-  for (std::uint32_t i = 0; i < count && in.ok(); ++i) {
-    std::string name = in.text();
-    std::string domain = in.text();
-    offers.emplace_back(std::move(name), Offer{std::move(domain), in.bytes()});
-  }
-  if (!in.ok() || !in.at_end()) {
-    return fail(Errc::truncated, "the address is malformed", "start fabric", static_cast<int>(id));
-  }
-  std::string passed_over;
-  for (std::size_t i = 1; i < transports_.size(); ++i) {
-    const auto offer = std::find_if(offers.begin(), offers.end(),
-                                    [&](const auto& entry) { return entry.first == transports_[i]->name(); });
-    const std::string name(transports_[i]->name());
-    if (offer == offers.end()) {
-      passed_over += name + ": the peer does not have it; ";
-    } else if (offer->second.domain != transports_[i]->domain()) {
-      passed_over += name + ": domain " + transports_[i]->domain() + " here, " + offer->second.domain + " there; ";
-    } else {
-      peer.transport = transports_[i].get();
-      peer.address.assign(offer->second.address.begin(), offer->second.address.end());
-      peer.why = passed_over + "same domain " + offer->second.domain;
-      DTR_LOG_INFO("rank ", id, " by ", name, ": ", peer.why);
-      return peer.transport->introduce(id, peer.address);
-    }
-  }
-  peer.why = passed_over;
-  return fail(Errc::unreachable, passed_over.empty() ? "no transport is left here" : passed_over, "start fabric",
-              static_cast<int>(id));
 }
 
 Result<void> Fabric::start(std::span<const std::vector<std::byte>> addresses, const JobToken& token) {
@@ -511,17 +421,6 @@ Error Fabric::peer_error(PeerId id, std::string_view operation) const {
           .operation = std::string(operation),
           .peer = static_cast<int>(id),
           .path = peer.transport != nullptr ? std::string(peer.transport->name()) : std::string()};
-}
-
-PathReport Fabric::path(PeerId id) const {
-  PathReport report{.peer = id, .transport = "none", .reason = "no such rank", .detail = {}};
-  if (id >= peers_.size()) return report;
-  const Peer& peer = *peers_[id];
-  report.transport = peer.transport != nullptr ? std::string(peer.transport->name()) : "none";
-  report.reason = peer.why;
-  const Channel* channel = peer.channel.load(std::memory_order_acquire);
-  report.detail = channel != nullptr ? channel->path() : "not connected yet";
-  return report;
 }
 
 }  // namespace fabric

@@ -62,7 +62,7 @@ ProgressEngine::ProgressEngine(ProgressOptions options) : options_(std::move(opt
   wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   quit_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll_ || !kick_ || !wake_ || !quit_) throw Exception(errno_error(errno, "epoll, eventfd", "start progress"));
-  for (const int fd : {kick_.get(), quit_.get()}) {
+  for (const int fd : {kick_.get(), wake_.get(), quit_.get()}) {
     epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
       throw Exception(errno_error(errno, "epoll_ctl", "start progress"));
@@ -154,9 +154,8 @@ void ProgressEngine::announce() noexcept {
 void ProgressEngine::wake() noexcept {
   // Pairs with the fence of the thread that is about to sleep: it sees what there is to do, or we see that it sleeps.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (thread_armed_.load(std::memory_order_relaxed) && thread_armed_.exchange(false, std::memory_order_seq_cst)) {
-    ring(wake_.get());
-  }
+  if (!thread_armed_.load(std::memory_order_relaxed)) return;
+  if (!woken_.exchange(true, std::memory_order_acq_rel)) ring(wake_.get());
 }
 
 Clock::time_point ProgressEngine::next_deadline() const noexcept {
@@ -171,16 +170,11 @@ bool ProgressEngine::arm() noexcept {
   return quiet;
 }
 
-void ProgressEngine::sleep(Clock::time_point until) noexcept {
+bool ProgressEngine::sleep(Clock::time_point until) noexcept {
   epoll_event events[4];
-  ::epoll_wait(epoll_.get(), events, 4, milliseconds_until(until));
-}
-
-void ProgressEngine::sleep_as_thread(Clock::time_point until) noexcept {
-  pollfd bells[2] = {{.fd = epoll_.get(), .events = POLLIN, .revents = 0},
-                     {.fd = wake_.get(), .events = POLLIN, .revents = 0}};
-  ::poll(bells, 2, milliseconds_until(until));
-  if (bells[1].revents != 0) silence(wake_.get());
+  const int rung = ::epoll_wait(epoll_.get(), events, 4, milliseconds_until(until));
+  return std::any_of(events, events + std::max(rung, 0),
+                     [&](const epoll_event& e) { return e.data.fd == wake_.get(); });
 }
 
 void ProgressEngine::nap(std::chrono::milliseconds length) noexcept {
@@ -250,7 +244,7 @@ void ProgressEngine::lead(Predicate done, Deadline deadline) noexcept {
   }
   leader_asleep_.store(true, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (!done()) sleep(until);
+  if (!done()) static_cast<void>(sleep(until));
   leader_asleep_.store(false, std::memory_order_relaxed);
   silence(kick_.get());
 }
@@ -315,8 +309,12 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
       }
     }
     if (thread_armed_.load(std::memory_order_relaxed)) {
-      sleep_as_thread(until);
+      const bool woken = sleep(until);
       thread_armed_.store(false, std::memory_order_seq_cst);
+      if (woken) {
+        silence(wake_.get());
+        woken_.exchange(false, std::memory_order_acq_rel);  // what did not ring any more is seen by the next look
+      }
     } else {
       announce();
     }

@@ -111,8 +111,7 @@ class ProgressEngine {
   int look() noexcept;        ///< with the turn
   bool arm() noexcept;        ///< with the turn: all sources will ring
   void hand_over() noexcept;  ///< a waiter leaves: the thread must be woken by what comes next
-  void sleep(Deadline::Clock::time_point until) noexcept;
-  void sleep_as_thread(Deadline::Clock::time_point until) noexcept;
+  bool sleep(Deadline::Clock::time_point until) noexcept;  ///< true: wake_ has rung
   [[nodiscard]] Deadline::Clock::time_point next_deadline() const noexcept;
   void relax() const noexcept;
 
@@ -120,7 +119,7 @@ class ProgressEngine {
   std::vector<ProgressSource*> sources_;
   UniqueFd epoll_;
   UniqueFd kick_;  ///< for the leader
-  UniqueFd wake_;  ///< for the thread
+  UniqueFd wake_;  ///< for the thread, which alone silences it; a leader that it wakes as well just looks
   UniqueFd quit_;
 
   std::mutex turn_;
@@ -133,6 +132,7 @@ class ProgressEngine {
   std::atomic<std::uint32_t> waiters_{0};
   std::atomic<std::uint64_t> waits_{0};
   std::atomic<bool> thread_armed_{false};  ///< the thread sleeps until something rings
+  std::atomic<bool> woken_{false};         ///< wake_ rings
   Thread thread_;
 };
 

@@ -392,10 +392,20 @@ Deadline Runtime::end_deadline() const noexcept {
 }
 
 std::chrono::nanoseconds Runtime::waited_in_vain() const noexcept {
+  const std::lock_guard lock(vain_mutex_);
+  return recent_vain(Deadline::Clock::now());
+}
+
+void Runtime::add_vain_wait(std::chrono::nanoseconds waited) noexcept {
+  const std::lock_guard lock(vain_mutex_);
+  const auto now = Deadline::Clock::now();
+  vain_ = recent_vain(now) + waited;
+  last_vain_ = now;
+}
+
+std::chrono::nanoseconds Runtime::recent_vain(Deadline::Clock::time_point now) const noexcept {
   // What lies back by a whole budget was no part of the end that comes now.
-  const Deadline::Clock::time_point last(std::chrono::nanoseconds(last_vain_ns_.load(std::memory_order_acquire)));
-  const bool counts = Deadline::Clock::now() - last < config_.duration("timeout.finalize_ms");
-  return std::chrono::nanoseconds(counts ? vain_ns_.load(std::memory_order_relaxed) : 0);
+  return now - last_vain_ < config_.duration("timeout.finalize_ms") ? vain_ : std::chrono::nanoseconds{};
 }
 
 EndWait::EndWait(Runtime& runtime, std::chrono::nanoseconds most) noexcept
@@ -408,9 +418,7 @@ EndWait::EndWait(Runtime& runtime, std::chrono::nanoseconds most) noexcept
 EndWait::~EndWait() {
   const auto now = Deadline::Clock::now();
   if (now < deadline_.at()) return;
-  const std::chrono::nanoseconds waited = runtime_.waited_in_vain() + (now - started_);
-  runtime_.vain_ns_.store(waited.count(), std::memory_order_relaxed);
-  runtime_.last_vain_ns_.store(std::chrono::nanoseconds(now.time_since_epoch()).count(), std::memory_order_release);
+  runtime_.add_vain_wait(now - started_);
 }
 
 Result<void> Runtime::finalize() { return finalize(end_deadline()); }

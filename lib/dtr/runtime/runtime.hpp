@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -152,6 +153,9 @@ class Runtime final : public Group {
 
   void refresh_metrics();
   [[nodiscard]] std::chrono::nanoseconds waited_in_vain() const noexcept;
+  void add_vain_wait(std::chrono::nanoseconds waited) noexcept;
+  /// With vain_mutex_.
+  [[nodiscard]] std::chrono::nanoseconds recent_vain(Deadline::Clock::time_point now) const noexcept;
   explicit Runtime(Prepared prepared);
   [[nodiscard]] static Result<Prepared> prepare(RuntimeOptions options);
   [[nodiscard]] static Result<void> prepare_alone(const RuntimeOptions& options, Prepared& made);
@@ -177,8 +181,9 @@ class Runtime final : public Group {
   bool transfer_timeout_grows_ = true;
   std::atomic<bool> stop_requested_{false};
   std::atomic<bool> finalized_{false};
-  std::atomic<std::int64_t> vain_ns_{0};       ///< waited in vain by EndWaits, not long before
-  std::atomic<std::int64_t> last_vain_ns_{0};  ///< this: the end of the last such wait
+  mutable std::mutex vain_mutex_;
+  std::chrono::nanoseconds vain_{};          ///< waited in vain by EndWaits, not long before
+  Deadline::Clock::time_point last_vain_{};  ///< this: the end of the last such wait
 };
 
 /// One wait of a service that ends. A wait that comes to its deadline has been in vain: its time is taken from what all

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <functional>
 #include <thread>
 #include <utility>
 
@@ -34,6 +35,15 @@ unsigned access_of(const RegionOptions& options) noexcept {
   return access;
 }
 
+/// Runs the work on a thread of its own, or at once where there is none to be had.
+void in_parallel(std::vector<Thread>& helpers, std::function<void()> work) {
+  try {
+    helpers.emplace_back([work](const std::stop_token&) { work(); }, ThreadOptions{.name = "dtr-register"});
+  } catch (const Exception&) {
+    work();
+  }
+}
+
 /// Has the kernel make the pages that are not there yet, by several threads: reg_mr would do it with one. What cannot
 /// be made is not told here: reg_mr meets it again.
 void make_pages(std::span<std::byte> memory) {
@@ -46,8 +56,7 @@ void make_pages(std::span<std::byte> memory) {
   std::vector<Thread> helpers;
   for (std::size_t at = 0; at < bytes; at += share) {
     const std::span part(first + at, std::min(share, bytes - at));
-    helpers.emplace_back([part](const std::stop_token&) { ::madvise(part.data(), part.size(), MADV_POPULATE_WRITE); },
-                         ThreadOptions{.name = "dtr-register"});
+    in_parallel(helpers, [part] { ::madvise(part.data(), part.size(), MADV_POPULATE_WRITE); });
   }
 }
 
@@ -119,8 +128,7 @@ Result<void> Registrations::add(Region& region) {
     if (region.length() < kLarge) {
       register_one(i);
     } else {
-      helpers.emplace_back([&register_one, i](const std::stop_token&) { register_one(i); },
-                           ThreadOptions{.name = "dtr-register"});
+      in_parallel(helpers, [&register_one, i] { register_one(i); });
     }
   }
   register_one(0);
