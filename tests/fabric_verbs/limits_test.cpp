@@ -46,7 +46,7 @@ TEST(VerbsLimitsTest, SmallSendQueuesAreUsedAsTheyAre) { EXPECT_EQ(first_error({
 TEST(VerbsLimitsTest, MemoryBeyondTheLimitsIsRefusedNamingThem) {
   for (const auto& [device, words] : {std::pair{software_nic::DeviceOptions{.max_locked_bytes = 64 << 20}, "ulimit -l"},
                                       std::pair{software_nic::DeviceOptions{.max_mr = 12}, "max_mr 12"},
-                                      std::pair{software_nic::DeviceOptions{.max_mr_size = 32 << 20}, "max_mr_size"}}) {
+                                      std::pair{software_nic::DeviceOptions{.max_mr_size = 4 << 20}, "max_mr_size"}}) {
     Nics nics({.device = device});
     World world(nics.transport_case());
     std::vector<Region*> regions;

@@ -1,7 +1,9 @@
 // Which NIC moves which memory, and what is registered.
 #include <filesystem>
 #include <fstream>
+#include <random>
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "dtr/fabric/verbs/nodes.hpp"
@@ -109,6 +111,91 @@ TEST(VerbsMemoryTest, MemoryThatIsTakenBackIsNotKeptRegistered) {
     ASSERT_TRUE(world.initiator().unregister_memory(*region, scaled(10s)));
     EXPECT_EQ(nic.objects(), before);
   }
+}
+
+class VerbsPiecesTest : public ::testing::TestWithParam<std::size_t> {};  // by number of devices
+
+TEST_P(VerbsPiecesTest, MemoryThatIsLongerThanADeviceRegistersMovesLikeAnyOther) {
+  constexpr std::size_t kBytes = 1'000'000;
+  NicsOptions options{.rails = GetParam(), .verbs = {.slice_bytes = 400'000}};
+  options.device.max_mr_size = 300'000;  // cut into four, which a slice is longer than
+  Nics nics(options);
+  World world(nics.transport_case());
+  Inbox inbox;
+  ASSERT_TRUE(world.target().open_port(Traffic::kPort, inbox));
+  std::vector<std::byte> ours(kBytes + 1);
+  std::vector<std::byte> theirs(kBytes + 3);
+  Region* local = value_or_throw(world.initiator().register_memory(std::span(ours).subspan(1)));
+  Region* there = value_or_throw(world.target().register_memory(std::span(theirs).subspan(3)));
+  EXPECT_GE(local->key().pieces, 4);
+  const auto* remote = value_or_throw(world.initiator().import(1, there->key()));
+
+  std::vector<std::byte> model(kBytes);
+  std::mt19937_64 random(1);
+  for (int round = 0; round < 200; ++round) {
+    const std::size_t bytes = 1 + random() % (round % 4 == 0 ? kBytes : 20'000);
+    const std::size_t from = random() % (kBytes - bytes + 1);
+    const std::size_t to = random() % (kBytes - bytes + 1);
+    for (std::size_t i = 0; i < bytes; ++i) local->data()[from + i] = static_cast<std::byte>(random());
+    std::memcpy(model.data() + to, local->data() + from, bytes);
+    const auto data = round % 3 == 0
+                          ? WorkRequest::put_notify({local, from}, {remote, to}, bytes, Traffic::kPort, 7, nullptr)
+                          : WorkRequest::put({local, from}, {remote, to}, bytes, nullptr);
+    const auto put = run(world.initiator(), 1, {data, WorkRequest::flush(nullptr)});
+    ASSERT_TRUE(put) << put.error().to_string();
+    if (round % 3 == 0) {
+      ASSERT_TRUE(inbox.next());
+    }
+    ASSERT_EQ(std::memcmp(there->data(), model.data(), kBytes), 0) << bytes << " bytes to " << to;
+    const auto got = run(world.initiator(), 1, {WorkRequest::get({remote, 0}, {local, 0}, kBytes, nullptr)});
+    ASSERT_TRUE(got) << got.error().to_string();
+    ASSERT_EQ(std::memcmp(local->data(), model.data(), kBytes), 0);
+  }
+  EXPECT_TRUE(world.initiator().unregister_memory(*local, scaled(5s)));
+  EXPECT_TRUE(world.target().unregister_memory(*there, scaled(5s)));
+  world.target().close_port(Traffic::kPort);
+}
+
+INSTANTIATE_TEST_SUITE_P(, VerbsPiecesTest, ::testing::Values(1, 2));
+
+TEST(VerbsMemoryTest, MemoryThatADmabufExportsIsReachedThroughIt) {
+  constexpr std::size_t kBytes = 1 << 20;
+  NicsOptions options;
+  options.device.max_mr_size = 400'000;  // in pieces, each at its own offset of the descriptor
+  Nics nics(options);
+  World world(nics.transport_case());
+  const UniqueFd fd(::memfd_create("dtr-dmabuf", MFD_CLOEXEC));
+  ASSERT_TRUE(fd);
+  ASSERT_EQ(::ftruncate(fd.get(), kBytes), 0);
+  // As with a GPU's memory, the address names what the CPU cannot touch; we look through another mapping.
+  auto* address = static_cast<std::byte*>(::mmap(nullptr, kBytes, PROT_NONE, MAP_SHARED, fd.get(), 0));
+  auto* content = static_cast<std::byte*>(::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+  ASSERT_TRUE(address != MAP_FAILED && content != MAP_FAILED);
+  Region* exported = value_or_throw(
+      world.initiator().register_memory({address, kBytes}, {.kind = MemoryKind::cuda, .dmabuf_fd = fd.get()}));
+  Memory there(world.target(), kBytes, true);
+  const auto* remote = value_or_throw(world.initiator().import(1, there.region()->key()));
+
+  for (std::size_t i = 0; i < kBytes; ++i) content[i] = pattern_byte(5, i);
+  ASSERT_TRUE(run(world.initiator(), 1, {WorkRequest::put({exported, 0}, {remote, 0}, kBytes, nullptr)}));
+  EXPECT_EQ(there.mismatches(5, 0, kBytes), 0U);
+  there.pattern(6);
+  ASSERT_TRUE(run(world.initiator(), 1, {WorkRequest::get({remote, 0}, {exported, 0}, kBytes, nullptr)}));
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < kBytes; ++i) wrong += content[i] == pattern_byte(6, i) ? 0U : 1U;
+  EXPECT_EQ(wrong, 0U);
+
+  // The other way: the peer writes to what is exported here.
+  const auto* back = value_or_throw(world.target().import(0, exported->key()));
+  there.pattern(7);
+  ASSERT_TRUE(run(world.target(), 0,
+                  {WorkRequest::put({there.region(), 0}, {back, 0}, kBytes, nullptr), WorkRequest::flush(nullptr)}));
+  wrong = 0;
+  for (std::size_t i = 0; i < kBytes; ++i) wrong += content[i] == pattern_byte(7, i) ? 0U : 1U;
+  EXPECT_EQ(wrong, 0U);
+  EXPECT_TRUE(world.initiator().unregister_memory(*exported, scaled(5s)));
+  ::munmap(address, kBytes);
+  ::munmap(content, kBytes);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -176,7 +177,13 @@ TEST_P(HeartbeatMpiTest, ARankThatStaysStoppedIsDeclaredFailedAndShutOutWhenItWa
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(, HeartbeatMpiTest, ::testing::Values("shm", "tcp"),
+/// DTR_TEST_TRANSPORT: one of them, for where there are RDMA devices.
+std::vector<std::string> tested_transports() {
+  const char* wanted = std::getenv("DTR_TEST_TRANSPORT");
+  return wanted != nullptr ? std::vector<std::string>{wanted} : std::vector<std::string>{"shm", "tcp"};
+}
+
+INSTANTIATE_TEST_SUITE_P(, HeartbeatMpiTest, ::testing::ValuesIn(tested_transports()),
                          [](const auto& tested) { return tested.param; });
 
 }  // namespace

@@ -28,7 +28,7 @@ tl::unexpected<Error> rejected(const Hello& hello, const std::string& what) {
 
 std::uint64_t build_id() noexcept {
   // The sizes of what crosses the wire as it is, and a number to count up when a meaning changes.
-  constexpr std::uint64_t kWireRevision = 1;
+  constexpr std::uint64_t kWireRevision = 2;
   return kWireRevision << 32 | sizeof(Hello) << 16 | sizeof(RemoteKey);
 }
 

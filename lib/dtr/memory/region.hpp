@@ -50,8 +50,30 @@ struct RemoteKey {
   Access access = Access::none;
   AtomicHome atomic_home = AtomicHome::cpu;
   std::uint8_t polled = 0;
-  std::uint32_t reserved = 0;
-  std::array<std::uint32_t, kMaxRails> rkeys{};  ///< one per NIC of the owner
+  std::uint8_t pieces = 1;  ///< that each NIC of the owner has registered it in, see piece_of()
+  std::array<std::uint8_t, 3> reserved{};
+  std::array<std::uint32_t, kMaxRails> rkeys{};  ///< of each NIC of the owner, piece after piece
+
+  /// A region that is longer than a NIC registers at once is cut at pages, into pieces of this length; the first is
+  /// shorter where the region does not begin a page.
+  [[nodiscard]] std::uint64_t piece_bytes() const noexcept {
+    const std::uint64_t step = kPieceStep * pieces;
+    return (address % kPieceStep + length + step - 1) / step * kPieceStep;
+  }
+  [[nodiscard]] std::uint32_t piece_of(std::uint64_t offset) const noexcept {
+    return pieces <= 1 ? 0 : static_cast<std::uint32_t>((address % kPieceStep + offset) / piece_bytes());
+  }
+  /// Bytes from there to the end of the piece that they are in; may lie behind that of the region.
+  [[nodiscard]] std::uint64_t left_of_piece(std::uint64_t offset) const noexcept {
+    return pieces <= 1 ? ~std::uint64_t{0} : piece_bytes() - (address % kPieceStep + offset) % piece_bytes();
+  }
+  /// For a key from elsewhere, whatever it says, a place inside of `rkeys`.
+  [[nodiscard]] std::uint32_t rkey(std::size_t nic, std::uint64_t offset) const noexcept {
+    return rkeys[(pieces <= 1 ? nic : nic * pieces + piece_of(offset)) % kMaxRails];
+  }
+
+ private:
+  static constexpr std::uint64_t kPieceStep = 4096;
 };
 static_assert(sizeof(RemoteKey) == 88);
 
@@ -64,7 +86,10 @@ class Region {
   [[nodiscard]] const RegionOptions& options() const noexcept { return options_; }
   [[nodiscard]] const RemoteKey& key() const noexcept { return key_; }
   /// The NICs' part of the key. For the transport that registers the region with them, before the key is given out.
-  void set_device_keys(const std::array<std::uint32_t, RemoteKey::kMaxRails>& rkeys) noexcept { key_.rkeys = rkeys; }
+  void set_device_keys(std::uint8_t pieces, const std::array<std::uint32_t, RemoteKey::kMaxRails>& rkeys) noexcept {
+    key_.pieces = pieces;
+    key_.rkeys = rkeys;
+  }
   /// The shared segment that holds the region, or nullptr.
   [[nodiscard]] const std::shared_ptr<Segment>& segment() const noexcept { return segment_; }
 

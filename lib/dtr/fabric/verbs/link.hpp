@@ -105,25 +105,34 @@ class Link {
   [[nodiscard]] Step advance_notify(Operation& operation, std::uint32_t number) noexcept;   // with lock_
   [[nodiscard]] Step advance_atomic(Operation& operation, std::uint32_t number) noexcept;   // with lock_
   [[nodiscard]] Step advance_flush(Operation& operation, std::uint32_t number, Endings& endings) noexcept;
-  [[nodiscard]] Rail* data_rail(const Operation& operation) noexcept;           // with lock_
+  [[nodiscard]] Rail* data_rail(const WorkRequest& request) noexcept {  // with lock_
+    if (rails_.size() > 1) return nearest_rail(request);
+    return rails_[0]->usable() && rails_[0]->ring.has_room() ? rails_[0].get() : nullptr;
+  }
+  [[nodiscard]] Rail* nearest_rail(const WorkRequest& request) noexcept;        // with lock_
   [[nodiscard]] Rail* atomic_rail() noexcept;                                   // with lock_
   [[nodiscard]] Rail* message_rail(bool spends) noexcept;                       // with lock_
   [[nodiscard]] bool rides_credits(const Operation& operation) const noexcept;  // with lock_
 
   // link_fly.cpp: from a piece of a request to a work request; with lock_
   [[nodiscard]] bool fly(Rail& rail, const Flight& flight) noexcept;
+  /// The short way of a new put or get that one work request can do, where nothing waits before it: checked, taken and
+  /// staged. False: nothing has happened.
+  [[nodiscard]] bool launch(const WorkRequest& request, std::int64_t deadline) noexcept;
   void send_again(const Flight& flight) noexcept;
   [[nodiscard]] bool fly_again(const Flight& flight) noexcept;
   [[nodiscard]] bool fly_result(const ResultBody& result) noexcept;
   [[nodiscard]] bool fly_buffer(Rail* rail, Flight::Kind kind, std::uint32_t buffer) noexcept;
   [[nodiscard]] bool owes_credits(const Rail& rail) const noexcept;
-  [[nodiscard]] bool credits_are_due() const noexcept;
   void return_credits() noexcept;
+  [[nodiscard]] bool return_credits(Rail& rail) noexcept;
   void probe(Rail& rail) noexcept;
 
   // link_complete.cpp: what the device gives back
   void blame(Rail& rail, const ibv_wc& completion) noexcept;
   void landed(const Flight& flight, Endings& endings) noexcept;
+  /// The same in short for data that were all of their request. False: nothing has happened.
+  [[nodiscard]] bool landed_alone(const Flight& flight, Endings& endings) noexcept;
   void tell(Operation& operation, Status status, Endings& endings) noexcept;
   void settle(Operation& operation) noexcept;     // with lock_
   void let_go(const Flight& flight) noexcept;     // with lock_
@@ -200,6 +209,7 @@ class Link {
   std::uint32_t asked_ = 0;             ///< atomics at the target's CPU
   std::int64_t earliest_ = kNever;      ///< a bound below which no deadline lies
   std::uint64_t max_message_ = 0;       ///< that both ends take
+  bool credits_due_ = true;             ///< a rail may owe the peer some
   bool closing_ = false;
   std::int64_t attach_deadline_ = kNever;
   std::vector<std::byte> given_address_;  ///< for progress to read

@@ -40,7 +40,7 @@ void Link::on_sent(Rail& rail, const ibv_wc& completion) noexcept {
         const Flight flight = rail.ring.at(rail.ring.done());
         rail.ring.retire();
         rail.bytes_under_way -= flight.bytes;
-        landed(flight, endings);
+        if (!landed_alone(flight, endings)) landed(flight, endings);
       }
       more = rail.ring.done() < until && !rail.ring.empty();
       if (!more && good) pump(endings);
@@ -80,6 +80,18 @@ void Link::blame(Rail& rail, const ibv_wc& completion) noexcept {
     drop_told();
   }
   endings.deliver();
+}
+
+bool Link::landed_alone(const Flight& flight, Endings& endings) noexcept {
+  if (flight.kind != Flight::Kind::slice || closing_) return false;
+  Operation& operation = operations_->by_number(flight.subject);
+  if (operation.flights != 1 || operation.told || !operation.posted || operation.notify_late) return false;
+  operation.flights = 0;
+  operation.told = true;
+  endings.add(operation.request.completion, {});
+  operation.holds = false;
+  operation.request.local->end_use();
+  return true;
 }
 
 void Link::landed(const Flight& flight, Endings& endings) noexcept {

@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <utility>
 
+#include "dtr/fabric/checks.hpp"
 #include "dtr/fabric/verbs/link.hpp"
 
 namespace dtr::inline v0 {
@@ -16,6 +18,16 @@ std::uint64_t address_of(const WorkRequest& request, std::uint64_t offset) noexc
 
 unsigned inline_flag(const Rail& rail, std::uint32_t bytes) noexcept {
   return bytes <= rail.max_inline ? static_cast<unsigned>(IBV_SEND_INLINE) : 0U;
+}
+
+[[gnu::always_inline]] inline void stage_slice(Rail& rail, const Flight& flight, const WorkRequest& request,
+                                               std::uint32_t lkey) noexcept {
+  const bool get = request.opcode == Opcode::get;
+  const unsigned flags = get ? 0U : inline_flag(rail, flight.bytes);
+  ibv_send_wr& wr = rail.ring.stage(flight, get ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE,
+                                    address_of(request, flight.offset), flight.bytes, lkey, flags);
+  wr.wr.rdma = {.remote_addr = request.remote->key.address + request.remote_offset + flight.offset,
+                .rkey = request.remote->key.rkey(rail.port, request.remote_offset + flight.offset)};
 }
 
 /// Every message says how many credits its sender has given back.
@@ -39,17 +51,13 @@ bool Link::fly(Rail& rail, const Flight& what) noexcept {
   std::uint32_t lkey = 0;
   const bool memory = flight.kind == Flight::Kind::slice || flight.kind == Flight::Kind::atomic ||
                       (flight.kind == Flight::Kind::notify && flight.bytes > 0);
-  if (memory && !hub_.registrations.local_key(*request.local, rail.nic, lkey)) lkey = 0;  // the device will refuse it
+  if (memory && !hub_.registrations.local_key(*request.local, rail.nic, request.local_offset + flight.offset, lkey)) {
+    lkey = 0;  // the device will refuse it
+  }
   switch (flight.kind) {
-    case Flight::Kind::slice: {
-      const bool get = request.opcode == Opcode::get;
-      const unsigned flags = get ? 0U : inline_flag(rail, flight.bytes);
-      ibv_send_wr& wr = rail.ring.stage(flight, get ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE,
-                                        address_of(request, flight.offset), flight.bytes, lkey, flags);
-      wr.wr.rdma = {.remote_addr = request.remote->key.address + request.remote_offset + flight.offset,
-                    .rkey = request.remote->key.rkeys[rail.port]};
+    case Flight::Kind::slice:
+      stage_slice(rail, flight, request, lkey);
       break;
-    }
     case Flight::Kind::notify: {
       consumes();
       ibv_send_wr& wr =
@@ -59,7 +67,7 @@ bool Link::fly(Rail& rail, const Flight& what) noexcept {
       wr.wr.rdma = {};
       if (flight.bytes > 0) {
         wr.wr.rdma = {.remote_addr = request.remote->key.address + request.remote_offset,
-                      .rkey = request.remote->key.rkeys[rail.port]};
+                      .rkey = request.remote->key.rkey(rail.port, request.remote_offset)};
       }
       break;
     }
@@ -80,7 +88,7 @@ bool Link::fly(Rail& rail, const Flight& what) noexcept {
       wr.wr.atomic = {.remote_addr = request.remote->key.address + request.remote_offset,
                       .compare_add = swap ? request.compare : request.operand,
                       .swap = swap ? request.operand : 0,
-                      .rkey = request.remote->key.rkeys[rail.port]};
+                      .rkey = request.remote->key.rkey(rail.port, request.remote_offset)};
       break;
     }
     case Flight::Kind::flush: {
@@ -98,6 +106,33 @@ bool Link::fly(Rail& rail, const Flight& what) noexcept {
   rail.bytes_under_way += flight.bytes;
   ++operation.flights;
   operation.touched = true;
+  return true;
+}
+
+bool Link::launch(const WorkRequest& request, std::int64_t deadline) noexcept {
+  const std::uint64_t bytes = request.length;
+  const bool get = request.opcode == Opcode::get;
+  if (!get && request.opcode != Opcode::put) return false;
+  if (bytes == 0 || bytes > hub_.options.slice_bytes || request.flags != 0 || request.value != 0) return false;
+  if (check_memory(request, bytes, get ? Access::read : Access::write) != Errc::ok) return false;
+  if (request.local->key().pieces > 1 || request.remote->key.pieces > 1) return false;
+  Rail* const rail = data_rail(request);
+  if (rail == nullptr || operations_->full()) return false;
+  std::uint32_t lkey = 0;
+  if (!hub_.registrations.local_key(*request.local, rail->nic, 0, lkey)) return false;
+
+  const Flight flight{.subject = static_cast<std::uint32_t>(operations_->head()),
+                      .kind = Flight::Kind::slice,
+                      .bytes = static_cast<std::uint32_t>(bytes)};
+  Operation& operation = operations_->push(request, deadline);
+  operation.started = bytes;
+  operation.flights = 1;
+  operation.posted = operation.touched = operation.holds = true;
+  request.local->begin_use();
+  stage_slice(*rail, flight, request, lkey);
+  rail->used = true;
+  rail->bytes_under_way += bytes;
+  data_cursor_ = message_cursor_ = operations_->head();
   return true;
 }
 
@@ -129,18 +164,20 @@ bool Link::owes_credits(const Rail& rail) const noexcept {
   return rail.consumed - rail.returned >= hub_.options.credits / 2 && rail.usable();
 }
 
-bool Link::credits_are_due() const noexcept {
-  return std::any_of(rails_.begin(), rails_.end(), [&](const auto& rail) { return owes_credits(*rail); });
+void Link::return_credits() noexcept {
+  if (!std::exchange(credits_due_, false)) return;
+  for (const auto& rail : rails_) {
+    if (owes_credits(*rail) && !return_credits(*rail)) credits_due_ = true;
+  }
 }
 
-void Link::return_credits() noexcept {
-  for (const auto& rail : rails_) {
-    if (!owes_credits(*rail)) continue;
-    if (reserve_.empty()) return;  // what is under way comes back by itself
-    const MessageHeader header{.type = MessageType::credit};
-    std::memcpy(hub_.pool.data(reserve_.back()), &header, sizeof header);
-    if (fly_buffer(rail.get(), Flight::Kind::credit, reserve_.back())) reserve_.pop_back();
-  }
+bool Link::return_credits(Rail& rail) noexcept {
+  if (reserve_.empty()) return false;  // what is under way comes back by itself
+  const MessageHeader header{.type = MessageType::credit};
+  std::memcpy(hub_.pool.data(reserve_.back()), &header, sizeof header);
+  if (!fly_buffer(&rail, Flight::Kind::credit, reserve_.back())) return false;
+  reserve_.pop_back();
+  return true;
 }
 
 void Link::probe(Rail& rail) noexcept {
@@ -178,7 +215,7 @@ bool Link::fly_again(const Flight& flight) noexcept {
   }
   Rail* rail = nullptr;
   if (flight.kind == Flight::Kind::slice || flight.kind == Flight::Kind::flush) {
-    rail = data_rail(operation);
+    rail = data_rail(operation.request);
   } else if (flight.kind == Flight::Kind::atomic) {  // it was never under way
     rail = atomic_rail();
   } else {

@@ -13,6 +13,12 @@ namespace {
 
 constexpr std::uint32_t kMaxSlice = 4U << 20;  ///< of a rail that is alone
 
+/// How far one work request can go from there, for the memory's sake.
+std::uint64_t left_of_piece(const WorkRequest& request, std::uint64_t offset) noexcept {
+  return std::min(request.local->key().left_of_piece(request.local_offset + offset),
+                  request.remote->key.left_of_piece(request.remote_offset + offset));
+}
+
 }  // namespace
 
 void Link::pump(Endings& endings) noexcept {
@@ -26,7 +32,7 @@ void Link::pump(Endings& endings) noexcept {
 bool Link::nothing_waits() const noexcept {
   const bool queues_empty =
       results_.empty() && again_data_.empty() && again_messages_.empty() && late_.empty() && held_.empty();
-  if (!queues_empty || credits_are_due()) return false;
+  if (!queues_empty || credits_due_) return false;
   return operations_ == nullptr || (data_cursor_ == operations_->head() && message_cursor_ == operations_->head());
 }
 
@@ -100,16 +106,18 @@ Link::Step Link::run_lane(std::uint64_t& cursor, bool credits, Endings& endings)
 bool Link::rides_credits(const Operation& operation) const noexcept {
   const WorkRequest& request = operation.request;
   if (request.is_atomic()) return request.remote->key.atomic_home == AtomicHome::cpu;
-  if (request.opcode == Opcode::put_notify) return request.length <= hub_.options.slice_bytes;
+  if (request.opcode == Opcode::put_notify) {
+    if (request.length > hub_.options.slice_bytes) return false;
+    return request.length == 0 || request.length <= left_of_piece(request, 0);
+  }
   return request.opcode == Opcode::send;
 }
 
 // --- rails ---
 
-Rail* Link::data_rail(const Operation& operation) noexcept {
-  if (rails_.size() == 1) return rails_[0]->usable() && rails_[0]->ring.has_room() ? rails_[0].get() : nullptr;
+Rail* Link::nearest_rail(const WorkRequest& request) noexcept {
   // Those near the memory; the others only while none of these is usable.
-  const Region* region = operation.request.opcode == Opcode::flush ? nullptr : operation.request.local;
+  const Region* region = request.opcode == Opcode::flush ? nullptr : request.local;
   std::uint32_t near = region == nullptr ? ~0U : hub_.registrations.near(*region);
   const auto is_near = [&](const Rail& rail) { return (near >> rail.nic & 1U) != 0; };
   if (std::none_of(rails_.begin(), rails_.end(), [&](const auto& rail) { return rail->usable() && is_near(*rail); })) {
@@ -185,10 +193,11 @@ Link::Step Link::advance(std::uint64_t position, Endings& endings) noexcept {
 Link::Step Link::advance_data(Operation& operation, std::uint32_t number) noexcept {
   const std::uint64_t bytes = operation.request.length;
   while (operation.started < bytes) {
-    Rail* rail = data_rail(operation);
+    Rail* rail = data_rail(operation.request);
     if (rail == nullptr) return Step::blocked;
     const std::uint64_t slice = open_rails_ > 1 ? hub_.options.slice_bytes : kMaxSlice;
-    const std::uint64_t most = std::min<std::uint64_t>(slice, nic_of(*rail).max_message());
+    const std::uint64_t most = std::min(
+        {slice, std::uint64_t{nic_of(*rail).max_message()}, left_of_piece(operation.request, operation.started)});
     const Flight flight{.subject = number,
                         .kind = Flight::Kind::slice,
                         .bytes = static_cast<std::uint32_t>(std::min(bytes - operation.started, most)),

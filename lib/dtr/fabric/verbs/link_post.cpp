@@ -10,9 +10,13 @@ namespace fabric::verbs {
 
 Errc Link::check(const WorkRequest& request) const noexcept {
   if (const Errc code = check_request(request, max_message_, true); code != Errc::ok) return code;
+  if (request.is_atomic() && request.local->key().left_of_piece(request.local_offset) < request.bytes()) {
+    return Errc::invalid_argument;  // the old value would lie in two pieces, which no device writes
+  }
   std::uint32_t lkey = 0;
   const bool memory = request.moves_memory() && request.bytes() > 0;
-  return memory && !hub_.registrations.local_key(*request.local, 0, lkey) ? Errc::not_registered : Errc::ok;
+  return memory && !hub_.registrations.local_key(*request.local, 0, request.local_offset, lkey) ? Errc::not_registered
+                                                                                                : Errc::ok;
 }
 
 PostResult Link::post(std::span<const WorkRequest> requests, Deadline deadline) noexcept {
@@ -30,6 +34,11 @@ PostResult Link::post(std::span<const WorkRequest> requests, Deadline deadline) 
     }
     bool direct = open_rails_ > 0 && nothing_waits();
     for (const WorkRequest& request : requests) {
+      if (direct && launch(request, deadline_ns)) {
+        hub_.context.traffic->count(request);
+        ++result.accepted;
+        continue;
+      }
       result.status.code = check(request);
       if (result.status.ok() && result.finished == result.accepted && is_done_already(request)) {
         hub_.context.traffic->count(request);

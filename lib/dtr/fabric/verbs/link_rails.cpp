@@ -24,6 +24,7 @@ void Link::become(Rail& rail, Rail::State next) noexcept {
   if (rail.state == Rail::State::open) --open_rails_;
   if (next == Rail::State::open) ++open_rails_;
   rail.state = next;
+  credits_due_ = true;  // only a usable rail gives back
 }
 
 void Link::note_fault(const Rail& rail, std::string_view why) noexcept {

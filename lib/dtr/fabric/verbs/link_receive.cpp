@@ -25,6 +25,7 @@ void Link::on_received(Rail& rail, const ibv_wc& completion, std::span<const std
   {
     const std::lock_guard lock(lock_);
     if (spent) ++rail.consumed;
+    credits_due_ = credits_due_ || owes_credits(rail);
     pump(endings);
   }
   endings.deliver();

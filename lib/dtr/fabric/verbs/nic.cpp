@@ -303,11 +303,13 @@ Result<QueuePair> Nic::make_queue_pair(CompletionSink& sink, std::uint32_t sends
 }
 
 void Nic::redirect(std::uint32_t queue_pair_number, CompletionSink& sink) noexcept {
+  recent_sink_ = nullptr;
   if (const auto found = members_.find(queue_pair_number); found != members_.end()) found->second.sink = &sink;
 }
 
 void Nic::drop_queue_pair(QueuePair queue_pair) noexcept {
   if (!queue_pair) return;
+  recent_sink_ = nullptr;
   const auto found = members_.find(queue_pair->qp_num);
   if (found != members_.end()) {
     queues_[found->second.queue].promised -= found->second.entries;
@@ -315,6 +317,15 @@ void Nic::drop_queue_pair(QueuePair queue_pair) noexcept {
     members_.erase(found);
   }
   queue_pair.reset();
+}
+
+CompletionSink* Nic::sink_of(std::uint32_t queue_pair_number) noexcept {
+  if (recent_sink_ == nullptr || recent_number_ != queue_pair_number) {
+    const auto found = members_.find(queue_pair_number);
+    recent_sink_ = found == members_.end() ? nullptr : found->second.sink;
+    recent_number_ = queue_pair_number;
+  }
+  return recent_sink_;
 }
 
 int Nic::poll(int budget) noexcept {
@@ -332,8 +343,7 @@ int Nic::poll(int budget) noexcept {
       if (receives > 0) post_receives();
       for (int k = 0; k < got; ++k) {
         const ibv_wc& completion = completions[static_cast<std::size_t>(k)];
-        const auto member = members_.find(completion.qp_num);
-        CompletionSink* sink = member == members_.end() ? nullptr : member->second.sink;  // may end the member
+        CompletionSink* const sink = sink_of(completion.qp_num);  // it may end the member
         if ((completion.wr_id & kReceiveMark) == 0) {
           if (sink != nullptr) sink->on_sent(completion);
           continue;

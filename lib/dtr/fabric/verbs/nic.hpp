@@ -112,6 +112,7 @@ class Nic {
   [[nodiscard]] Result<std::size_t> promise(std::uint32_t entries);
   [[nodiscard]] Result<void> keep_receives(std::uint32_t wanted);
   void post_receives() noexcept;
+  [[nodiscard]] CompletionSink* sink_of(std::uint32_t queue_pair_number) noexcept;
   [[nodiscard]] std::byte* buffer(std::uint32_t number) const noexcept;
 
   VerbsApi& api_;
@@ -138,6 +139,8 @@ class Nic {
   std::uint32_t posted_ = 0;
   std::uint32_t wanted_ = 0;                           ///< receives promised to queue pairs
   std::unordered_map<std::uint32_t, Member> members_;  ///< by queue pair number
+  std::uint32_t recent_number_ = 0;                    ///< whose completion came last, and
+  CompletionSink* recent_sink_ = nullptr;              ///< its sink; nullptr: look it up
 };
 
 /// The ports to use, in order: as options.devices says, else those near this process's CPUs first, then by name.

@@ -51,7 +51,13 @@ class OperationRing {
 
   Operation& push(const WorkRequest& request, std::int64_t deadline) noexcept {
     Operation& operation = at(head_++);
-    operation = Operation{.request = request, .deadline = deadline, .told = false};
+    operation.request = request;  // member by member: a whole one would be put together elsewhere and copied
+    operation.deadline = deadline;
+    operation.started = 0;
+    operation.flights = 0;
+    operation.buffer = MessagePool::kNone;
+    operation.told = operation.posted = operation.touched = operation.asking = false;
+    operation.notify_late = operation.holds = operation.lingers = false;
     return operation;
   }
 

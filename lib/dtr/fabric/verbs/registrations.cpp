@@ -60,6 +60,13 @@ void make_pages(std::span<std::byte> memory) {
   }
 }
 
+/// A piece of the region, cut as the key says; empty behind the end.
+std::span<std::byte> cut_out(const Region& region, const RemoteKey& cut, std::uint32_t piece) noexcept {
+  std::uint64_t begin = 0;
+  while (piece-- > 0) begin += std::min(cut.left_of_piece(begin), region.length() - begin);
+  return region.span().subspan(begin, std::min(cut.left_of_piece(begin), region.length() - begin));
+}
+
 }  // namespace
 
 std::uint32_t Registrations::find_near(const Region& region) const {
@@ -74,15 +81,27 @@ std::uint32_t Registrations::find_near(const Region& region) const {
   return near;
 }
 
-Result<MemoryRegion> Registrations::register_with(Nic& nic, const Region& region) {
-  const RegionOptions& options = region.options();
-  const std::string what = std::to_string(region.length()) + " bytes of memory";
-  if (region.length() > nic.attributes().max_mr_size) {
-    return fail(Errc::resource_exhausted,
-                what + ": " + nic.name() + " registers " + std::to_string(nic.attributes().max_mr_size) +
-                    " bytes at once (max_mr_size); register it in parts",
-                kOperation);
+Result<std::uint8_t> Registrations::count_pieces(const Region& region) const {
+  const auto strictest = std::min_element(nics_.begin(), nics_.end(), [](const auto& a, const auto& b) {
+    return a->attributes().max_mr_size < b->attributes().max_mr_size;
+  });
+  const std::uint64_t most = (*strictest)->attributes().max_mr_size;
+  if (region.length() <= most) return 1;
+  RemoteKey cut = region.key();
+  for (cut.pieces = 2; cut.pieces * nics_.size() <= RemoteKey::kMaxRails; ++cut.pieces) {
+    if (cut.piece_bytes() <= most) return cut.pieces;
   }
+  return fail(Errc::resource_exhausted,
+              std::to_string(region.length()) + " bytes of memory: " + (*strictest)->name() + " registers " +
+                  std::to_string(most) + " bytes at once (max_mr_size), and a region's key names " +
+                  std::to_string(RemoteKey::kMaxRails / nics_.size()) +
+                  " such pieces of each device; register it in parts",
+              kOperation);
+}
+
+Result<MemoryRegion> Registrations::register_with(Nic& nic, const Region& region, std::span<std::byte> piece) {
+  const RegionOptions& options = region.options();
+  const std::string what = std::to_string(piece.size()) + " bytes of memory";
   if (options.kind == MemoryKind::cuda && options.dmabuf_fd < 0) {
     return fail(Errc::unsupported, "GPU memory without a dmabuf descriptor is staged through host memory", kOperation);
   }
@@ -90,10 +109,11 @@ Result<MemoryRegion> Registrations::register_with(Nic& nic, const Region& region
   ibv_mr* mr = nullptr;
   for (int attempt = 0; attempt < 2 && mr == nullptr; ++attempt) {
     if (options.dmabuf_fd >= 0) {
-      mr = nic.api().reg_dmabuf_mr(nic.protection_domain(), 0, region.length(),
-                                   reinterpret_cast<std::uintptr_t>(region.data()), options.dmabuf_fd, access);
+      mr = nic.api().reg_dmabuf_mr(nic.protection_domain(), static_cast<std::uint64_t>(piece.data() - region.data()),
+                                   piece.size(), reinterpret_cast<std::uintptr_t>(piece.data()), options.dmabuf_fd,
+                                   access);
     } else {
-      mr = nic.api().reg_mr(nic.protection_domain(), region.data(), region.length(), access);
+      mr = nic.api().reg_mr(nic.protection_domain(), piece.data(), piece.size(), access);
     }
     // Relaxed ordering is a wish that old kernels do not know.
     if (mr == nullptr && errno == EINVAL) access &= ~static_cast<unsigned>(IBV_ACCESS_RELAXED_ORDERING);
@@ -106,6 +126,8 @@ Result<MemoryRegion> Registrations::register_with(Nic& nic, const Region& region
 }
 
 Result<void> Registrations::add(Region& region) {
+  const auto pieces = count_pieces(region);
+  if (!pieces) return fail(pieces.error());
   Entry* entry = nullptr;
   {
     const std::lock_guard lock(mutex_);
@@ -120,11 +142,17 @@ Result<void> Registrations::add(Region& region) {
   if (region.length() >= kLarge && region.options().kind == MemoryKind::host && region.options().dmabuf_fd < 0) {
     make_pages(region.span());
   }
+  RemoteKey cut = region.key();
+  cut.pieces = *pieces;
+  const std::size_t count = nics_.size() * cut.pieces;
   std::vector<Result<MemoryRegion>> made;
-  for (std::size_t i = 0; i < nics_.size(); ++i) made.emplace_back(MemoryRegion());
-  const auto register_one = [&](std::size_t i) { made[i] = register_with(*nics_[i], region); };
+  for (std::size_t i = 0; i < count; ++i) made.emplace_back(MemoryRegion());
+  const auto register_one = [&](std::size_t i) {
+    const std::span<std::byte> piece = cut_out(region, cut, static_cast<std::uint32_t>(i % cut.pieces));
+    if (!piece.empty() || cut.pieces == 1) made[i] = register_with(*nics_[i / cut.pieces], region, piece);
+  };
   std::vector<Thread> helpers;
-  for (std::size_t i = 1; i < nics_.size(); ++i) {
+  for (std::size_t i = 1; i < count; ++i) {
     if (region.length() < kLarge) {
       register_one(i);
     } else {
@@ -135,7 +163,8 @@ Result<void> Registrations::add(Region& region) {
   helpers.clear();  // joins
 
   std::array<std::uint32_t, RemoteKey::kMaxRails> rkeys{};
-  for (std::size_t i = 0; i < nics_.size(); ++i) {
+  for (std::size_t i = 0; i < count; ++i) {
+    if (made[i] && !*made[i]) continue;  // rounding up to pages has left nothing for the last piece
     if (made[i]) {
       rkeys[i] = (*made[i])->rkey;
       entry->lkeys[i] = (*made[i])->lkey;
@@ -149,7 +178,7 @@ Result<void> Registrations::add(Region& region) {
   }
   entry->generation = region.key().generation;
   entry->near = nics_.size() > 1 ? find_near(region) : ~0U;
-  region.set_device_keys(rkeys);
+  region.set_device_keys(cut.pieces, rkeys);
   entries_[region.key().slot].store(entry, std::memory_order_release);
   return {};
 }

@@ -17,7 +17,9 @@ namespace fabric::verbs {
 namespace {
 
 constexpr const char* kOperation = "open verbs";
-constexpr std::int64_t kControlPause = 20'000;  ///< between system calls, ns; completions are looked at all the time
+/// Between looks at the control connections while they are quiet, ns: each is a system call, and completions are looked
+/// at all the time.
+constexpr std::int64_t kControlPause = 100'000;
 constexpr std::uint32_t kDevicesEvery = 1024;
 
 }  // namespace
@@ -236,9 +238,10 @@ int VerbsTransport::progress(int budget) noexcept {
   for (const auto& nic : nics) handled += nic->poll(budget);
   if (slept || rounds_ % kDevicesEvery == 0) look_at_devices();
   const std::int64_t now = now_ns();
-  if (slept || now - last_control_ >= kControlPause) {
-    last_control_ = now;
-    handled += control_->progress(budget);
+  if (slept || now >= next_control_) {
+    const int came = control_->progress(budget);
+    next_control_ = came > 0 ? 0 : now + kControlPause;
+    handled += came;
     flush_control();
   }
   if (now >= next_call.load(std::memory_order_relaxed)) handled += on_time(now);

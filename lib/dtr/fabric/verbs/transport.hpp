@@ -101,7 +101,7 @@ class VerbsTransport final : private Hub, public Transport {
   bool early_dropped_ = false;
   std::size_t unsaid_ = 0;  ///< control messages of all links that wait for their connection
   std::uint32_t rounds_ = 0;
-  std::int64_t last_control_ = 0;
+  std::int64_t next_control_ = 0;  ///< when to look at the control connections
   bool slept_ = true;
 };
 
