@@ -114,6 +114,71 @@ TEST(ProgressTest, ASleepingThreadThatIsWokenLooksAgain) {
   engine.stop();
 }
 
+/// As transports do, it takes a look as a sign that somebody is awake: until the next prepare_sleep it does not ring.
+class Silenced final : public ProgressSource {
+ public:
+  int progress(int) noexcept override {
+    armed_ = false;
+    std::uint64_t count = 0;
+    const std::uint32_t taken = waiting_.exchange(0);
+    if (taken > 0) [[maybe_unused]]
+      const auto drained = ::read(bell_.get(), &count, sizeof count);
+    delivered += taken;
+    return static_cast<int>(taken);
+  }
+  int wait_descriptor() const noexcept override { return bell_.get(); }
+  bool prepare_sleep() noexcept override {
+    armed_ = true;
+    return waiting_ == 0;
+  }
+  Deadline::Clock::time_point next_deadline() const noexcept override { return Deadline::Clock::time_point::max(); }
+
+  /// True: somebody was there to be woken.
+  bool put() {
+    ++waiting_;
+    if (!armed_.exchange(false)) return false;
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const auto rung = ::write(bell_.get(), &one, sizeof one);
+    return true;
+  }
+  std::atomic<std::uint64_t> delivered{0};
+
+ private:
+  UniqueFd bell_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  std::atomic<std::uint32_t> waiting_{0};
+  std::atomic<bool> armed_{false};
+};
+
+TEST(ProgressEngineTest, LooksOfOthersLeaveASleepingWaiterItsBells) {
+  for (const bool somebody_polls : {false, true}) {
+    Silenced source;
+    ProgressEngine engine({.spin = 0us});
+    ASSERT_TRUE(engine.add(source));
+    ASSERT_TRUE(engine.start());
+    constexpr std::uint64_t kPuts = 30;
+    std::atomic<bool> stop{false};
+    std::thread waiter([&] {
+      for (std::uint64_t i = 1; i <= kPuts; ++i) {
+        const auto waited = engine.wait([&]() noexcept { return source.delivered >= i; }, scaled(60s));
+        EXPECT_EQ(waited, Errc::ok);
+      }
+    });
+    std::thread other([&] {
+      for (; !stop && somebody_polls; std::this_thread::sleep_for(1ms)) engine.poll();
+    });
+    std::uint64_t rung = 0;
+    for (std::uint64_t i = 1; i <= kPuts; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(6 + i % 5));  // the thread looks every 4 ms
+      rung += source.put() ? 1 : 0;
+    }
+    waiter.join();
+    stop = true;
+    other.join();
+    EXPECT_GT(rung, kPuts / 2) << (somebody_polls ? "beside poll()" : "beside the thread");
+    engine.stop();
+  }
+}
+
 struct Driven {
   explicit Driven(ProgressOptions options) : engine(std::move(options)) {
     value_or_throw(engine.add(mailbox));

@@ -132,12 +132,15 @@ bool ProgressEngine::poll() noexcept {
 
 bool ProgressEngine::attempt() noexcept {
   int handled = 0;
+  bool armed = true;
   {
     const Turn turn(*this, std::try_to_lock);
     if (!turn) return false;
     handled = look();
+    // A look silences the bells that a sleeping leader relies on.
+    if (handled == 0 && leader_asleep_.load(std::memory_order_relaxed)) armed = arm();
   }
-  if (handled > 0) announce();
+  if (handled > 0 || !armed) announce();  // and so wakes the leader
   return handled > 0;
 }
 
@@ -236,13 +239,13 @@ void ProgressEngine::lead(Predicate done, Deadline deadline) noexcept {
     if (handled == 0) {
       if (!arm()) return;
       until = std::min(until, next_deadline());
+      leader_asleep_.store(true, std::memory_order_relaxed);  // with the turn: who looks next sees it
     }
   }
   if (handled > 0) {
     announce();
     return;
   }
-  leader_asleep_.store(true, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (!done()) static_cast<void>(sleep(until));
   leader_asleep_.store(false, std::memory_order_relaxed);
@@ -277,7 +280,8 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
   auto last_event = Clock::now();
   std::uint64_t waits_seen = 0;
   while (!stop.stop_requested()) {
-    if (attempt()) {
+    const bool watched = leader_asleep_.load(std::memory_order_relaxed);  // a caller, whom what comes wakes
+    if (!watched && attempt()) {
       last_event = Clock::now();
       continue;
     }
