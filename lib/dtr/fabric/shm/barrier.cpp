@@ -13,9 +13,13 @@ long membarrier(int command) noexcept { return ::syscall(SYS_membarrier, command
 
 }  // namespace
 
-bool enable_barriers() noexcept {
-  return membarrier(MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED) == 0 && membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED) == 0;
+bool has_barriers() noexcept {
+  constexpr long kNeeded = MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED | MEMBARRIER_CMD_GLOBAL_EXPEDITED;
+  const long commands = membarrier(MEMBARRIER_CMD_QUERY);
+  return commands > 0 && (commands & kNeeded) == kNeeded && membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED) == 0;
 }
+
+bool register_for_barriers() noexcept { return membarrier(MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED) == 0; }
 
 void heavy_barrier() noexcept { static_cast<void>(membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED)); }
 

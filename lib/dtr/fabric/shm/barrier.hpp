@@ -7,8 +7,12 @@
 namespace dtr::inline v0 {
 namespace fabric::shm {
 
-/// Registers this process for the barriers of its peers. False where the kernel refuses: then both sides fence.
-[[nodiscard]] bool enable_barriers() noexcept;
+/// This kernel makes them. Where it does not, both sides fence.
+[[nodiscard]] bool has_barriers() noexcept;
+
+/// From now on those of other processes reach this one. False: the kernel refuses. Takes until all cores have passed
+/// the scheduler, 8 to 20 ms.
+[[nodiscard]] bool register_for_barriers() noexcept;
 
 /// Rare side, between its write and its read. Every thread of every registered process runs a full fence meanwhile.
 void heavy_barrier() noexcept;

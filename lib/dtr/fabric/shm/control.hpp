@@ -32,7 +32,7 @@ struct ControlBlock {
 
   std::uint64_t magic = kMagic;
   std::uint32_t version = kVersion;
-  std::uint32_t barriers = 0;  ///< 1: heavy barriers of others reach this process, and it can make them itself
+  std::uint32_t barriers = 0;  ///< 1: this process makes heavy barriers
   alignas(64) std::atomic<std::uint32_t> sleeping{0};
   std::array<FlagLine, kLines> lines{};
 };

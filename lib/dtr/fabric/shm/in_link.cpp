@@ -23,7 +23,7 @@ constexpr int kWindow = 64;
 InLink::InLink(Local& local, InParts parts)
     : local_(local),
       parts_(std::move(parts)),
-      barriers_(local.barriers_with(parts_.control)),
+      peer_makes_barriers_(parts_.control->barriers != 0),
       forward_(parts_.memory.forward()),
       backward_(parts_.memory.backward()) {
   constexpr std::uint32_t kFragment = 16 << 10;
@@ -78,8 +78,9 @@ int InLink::serve(int budget) {
   if (!gets_.empty()) handled += serve_gets();
   if (handled > 0) {
     forward_.release();
-    const bool wanted = forward_.producer_waits(barriers_);
-    if (wanted || std::exchange(answered_, false)) ring(*parts_.control, parts_.doorbell.get(), barriers_);
+    const bool barriers = local_.reached_by(peer_makes_barriers_);
+    const bool wanted = forward_.producer_waits(barriers);
+    if (wanted || std::exchange(answered_, false)) ring(*parts_.control, parts_.doorbell.get(), barriers);
   }
   if (empty && state_ == State::draining) finish_draining();
   return handled;

@@ -66,7 +66,7 @@ class InLink final : public Watcher {
 
   Local& local_;
   InParts parts_;
-  const bool barriers_;
+  const bool peer_makes_barriers_;
   State state_ = State::open;
   bool gone_ = false;  ///< the socket's other end is closed
   Errc end_code_ = Errc::ok;

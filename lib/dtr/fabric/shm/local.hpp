@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "dtr/base/fork_guard.hpp"
+#include "dtr/base/thread.hpp"
 #include "dtr/fabric/shm/control.hpp"
 #include "dtr/fabric/shm/flag_lines.hpp"
 #include "dtr/fabric/shm/poller.hpp"
@@ -76,7 +78,8 @@ struct Local {
   const ShmOptions options;
   const ForkGuard fork_guard{};
 
-  bool barriers = false;  ///< see ControlBlock::barriers
+  /// The heavy barriers of others reach our threads; until then these fence themselves.
+  std::atomic<bool> reached{false};
   Control control{};
   std::shared_ptr<FlagLines> lines{};
   UniqueFd doorbell{};
@@ -87,10 +90,17 @@ struct Local {
   PeerBook peers;
 
   /// Wakes our own progress, if it sleeps.
-  void wake() noexcept { ring(*control, doorbell.get(), barriers); }
+  void wake() noexcept { ring(*control, doorbell.get(), reached_by(control->barriers != 0)); }
 
-  /// Both we and the peer can use heavy barriers.
-  [[nodiscard]] bool barriers_with(const Control& peer) const noexcept { return barriers && peer->barriers != 0; }
+  [[nodiscard]] bool reached_by(bool makes_barriers) const noexcept {
+    return makes_barriers && reached.load(std::memory_order_acquire);
+  }
+
+  /// Registers this process for barriers meanwhile: nobody waits for it.
+  void register_for_barriers();
+
+ private:
+  Thread registration_{};  ///< ends before all that it uses
 };
 
 }  // namespace fabric::shm

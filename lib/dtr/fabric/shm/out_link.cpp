@@ -132,7 +132,7 @@ int OutLink::drive(int budget) {
 void OutLink::open(OutParts parts) {
   dialer_.reset();
   parts_ = std::move(parts);
-  barriers_ = local_->barriers_with(parts_.control);
+  peer_makes_barriers_ = parts_.control->barriers != 0;
   forward_ = RingProducer(parts_.memory.forward());
   backward_ = RingConsumer(parts_.memory.backward());
   const auto largest = static_cast<std::uint32_t>(forward_.memory().max_frame());

@@ -78,7 +78,9 @@ class OutLink final : public Watcher {
                                     std::uint64_t bytes) noexcept;
   [[nodiscard]] Errc push_message(const WorkRequest& request) noexcept;  // with lock_
   [[nodiscard]] Status enqueue(const WorkRequest& request, Deadline deadline, std::uint64_t moved) noexcept;
-  void ring_peer() noexcept { ring(*parts_.control, parts_.doorbell.get(), barriers_); }
+  void ring_peer() noexcept { ring(*parts_.control, parts_.doorbell.get(), barriers()); }
+  /// The peer's heavy barriers reach us.
+  [[nodiscard]] bool barriers() const noexcept { return local_->reached_by(peer_makes_barriers_); }
 
   // out_operations.cpp: requests that outlive post; all but take_answers with lock_
   int advance(Ended& ended) noexcept;
@@ -103,7 +105,7 @@ class OutLink final : public Watcher {
   const Address address_;
 
   std::atomic<Gate> gate_{Gate::shut};
-  bool barriers_ = false;
+  bool peer_makes_barriers_ = false;
   std::uint32_t max_message_ = 0;
   OutParts parts_{};  ///< set once, before the gate opens; descriptors but the doorbell are progress's own
 

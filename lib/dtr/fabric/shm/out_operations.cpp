@@ -209,7 +209,7 @@ int OutLink::take_answers(int budget) {
   }
   if (handled > 0) {
     backward_.release();
-    if (backward_.producer_waits(barriers_)) ring_peer();
+    if (backward_.producer_waits(barriers())) ring_peer();
   }
   return handled;
 }

@@ -64,7 +64,7 @@ OutLink::Moved OutLink::look(const Imported& target) const noexcept {
 std::uint32_t OutLink::copy_mapped(std::span<const WorkRequest> requests) noexcept {
   const auto* target = static_cast<const Imported*>(requests.front().remote);
   if (target == nullptr) return 0;
-  const RaisedFlag raised(*local_->lines, FlagLine::value(peer_, target->key.slot), barriers_);
+  const RaisedFlag raised(*local_->lines, FlagLine::value(peer_, target->key.slot), barriers());
   if (look(*target).way != Way::done) return 0;
   std::byte* const mapped = target->mapped.load(std::memory_order_acquire);
   if (mapped == nullptr) return 0;
@@ -193,7 +193,7 @@ OutLink::Moved OutLink::move_piece(const WorkRequest& request, std::uint64_t don
   const auto& target = static_cast<const Imported&>(*request.remote);
   std::byte* local = request.local->data() + request.local_offset + done;
   // The owner of the region, having revoked it, waits for this flag to fall.
-  const RaisedFlag raised(*local_->lines, FlagLine::value(peer_, target.key.slot), barriers_);
+  const RaisedFlag raised(*local_->lines, FlagLine::value(peer_, target.key.slot), barriers());
   if (const Moved seen = look(target); seen.way != Way::done) return seen;
 
   std::byte* mapped = target.mapped.load(std::memory_order_acquire);

@@ -51,8 +51,7 @@ Result<std::unique_ptr<Transport>> make(const TransportContext& context, const S
   auto domain = domain_of(context.identity);
   if (!domain) return fail(std::move(domain.error()));
   auto local = std::make_shared<Local>(context, *options);
-  local->barriers = enable_barriers();
-  auto control = Control::create(local->barriers);
+  auto control = Control::create(has_barriers());
   if (!control) return fail(std::move(control.error()));
   local->control = std::move(*control);
   local->lines = std::make_shared<FlagLines>(local->control);
@@ -67,6 +66,7 @@ Result<std::unique_ptr<Transport>> make(const TransportContext& context, const S
   if (!listener) return fail(std::move(listener.error()));
   auto transport = std::make_unique<ShmTransport>(std::move(local), std::move(*listener), address, std::move(*domain));
   if (auto watched = transport->watch(); !watched) return fail(std::move(watched.error()));
+  transport->local().register_for_barriers();
   return transport;
 }
 
