@@ -1,14 +1,17 @@
-// Gradients summed by push_pull, against MPI_Allreduce of the same two workers in the same run.
-//   mpirun -n 3 bench_push_pull [--iterations N] [--pageable]     2 workers, 1 server that only serves
-//   mpirun -n 2 bench_push_pull --colocated [...]                 2 ranks that are both
-// --pageable: tensors in ordinary memory instead of the pool's. Prints a line a size: medians in us, and the ratio
-// (above 1 = libdtr is ahead).
+// Gradients summed by push_pull, against MPI_Allreduce of the same workers in the same run. Every result is checked.
+//   mpirun -n W+S bench_gradients BYTES ROUNDS --servers S [--managed]     W workers, S servers that only serve
+//   mpirun -n W   bench_gradients BYTES ROUNDS --colocated [--managed]     W ranks that are both
+// --managed: libdtr's tensors are in the pool's memory; otherwise, and always for MPI, in memory of malloc. Prints a
+// line of JSON: of the rounds the medians, each the time until the last worker had its sum. `again` is MPI_Allreduce a
+// second time: how far two measurements of the same thing lie apart.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include <mpi.h>
@@ -20,74 +23,125 @@
 namespace {
 
 struct Options {
+  std::size_t bytes = 0;
+  int rounds = 0;
+  int servers = 1;
   bool colocated = false;
-  bool pageable = false;
-  int iterations = 0;
+  bool managed = false;
 };
 
 Options parse(int argc, char** argv) {
   Options options;
-  for (int i = 1; i < argc; ++i) {
+  if (argc >= 3) {
+    options.bytes = std::strtoull(argv[1], nullptr, 10) / sizeof(float) * sizeof(float);
+    options.rounds = std::atoi(argv[2]);
+  }
+  for (int i = 3; i < argc; ++i) {
     if (std::strcmp(argv[i], "--colocated") == 0) options.colocated = true;
-    if (std::strcmp(argv[i], "--pageable") == 0) options.pageable = true;
-    if (std::strcmp(argv[i], "--iterations") == 0 && i + 1 < argc) options.iterations = std::atoi(argv[++i]);
+    if (std::strcmp(argv[i], "--managed") == 0) options.managed = true;
+    if (std::strcmp(argv[i], "--servers") == 0 && i + 1 < argc) options.servers = std::atoi(argv[++i]);
+  }
+  if (options.bytes == 0 || options.rounds <= 0 || options.servers <= 0) {
+    throw dtr::Exception({.message = "bench_gradients BYTES ROUNDS [--servers S | --colocated] [--managed]"});
   }
   return options;
 }
 
-template <class Round>
-double median_us(int iterations, MPI_Comm workers, Round&& round) {
-  std::vector<double> each;
-  for (int i = -(iterations / 10 + 2); i < iterations; ++i) {
-    MPI_Barrier(workers);
-    const double start = bench::now_us();
-    round();
-    if (i >= 0) each.push_back(bench::now_us() - start);
+/// A worker's gradient and where the sum goes. Small whole numbers: their sums are exact in any order.
+struct Tensors {
+  std::span<float> gradient;
+  std::span<float> sum;
+
+  void write(int rank, int round) const {
+    for (std::size_t i = 0; i < gradient.size(); ++i) gradient[i] = static_cast<float>((rank + 1) * factor(round, i));
+    std::fill(sum.begin(), sum.end(), -1.0F);
   }
-  std::nth_element(each.begin(), each.begin() + static_cast<std::ptrdiff_t>(each.size() / 2), each.end());
-  return each[each.size() / 2];
+  void check(int workers, int round, const char* side) const {
+    const int ranks = workers * (workers + 1) / 2;
+    for (std::size_t i = 0; i < sum.size(); ++i) {
+      if (sum[i] == static_cast<float>(ranks * factor(round, i))) continue;
+      throw dtr::Exception({.message = std::string(side) + ": element " + std::to_string(i) + " is " +
+                                       std::to_string(sum[i]) + " in round " + std::to_string(round)});
+    }
+  }
+
+ private:
+  static int factor(int round, std::size_t i) {
+    return 1 + static_cast<int>((static_cast<std::size_t>(round) + i) % 7);
+  }
+};
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
 }
 
-/// Both turn and turn about, so that what else the machine does hits both.
-void measure(dtr::Runtime& rt, dtr::Worker& worker, MPI_Comm workers, std::size_t bytes, const Options& options) {
-  const std::size_t count = bytes / sizeof(float);
-  std::vector<float> own[2] = {std::vector<float>(count, 1.0F), std::vector<float>(count)};
-  const auto mine = dtr::value_or_throw(rt.allocate(bytes));
-  const auto sums = dtr::value_or_throw(rt.allocate(bytes));
-  const std::span<float> gradient = options.pageable ? std::span(own[0]) : mine.as<float>().first(count);
-  const std::span<float> sum = options.pageable ? std::span(own[1]) : sums.as<float>().first(count);
-  std::fill(gradient.begin(), gradient.end(), 1.0F);
-  const int iterations = options.iterations > 0
-                             ? options.iterations
-                             : static_cast<int>(std::clamp<std::size_t>((64 << 20) / bytes, 20, 500));
-  double ours = 1e18;
-  double theirs = 1e18;
-  for (int turn = 0; turn < 5; ++turn) {
-    ours = std::min(ours, median_us(iterations, workers, [&] {
-                      const auto round =
-                          dtr::value_or_throw(worker.push_pull({{.key = bytes, .push = gradient, .pull = sum}}));
-                      dtr::value_or_throw(worker.wait(round));
-                    }));
-    theirs =
-        std::min(theirs, median_us(iterations, workers, [&] {
-                   MPI_Allreduce(own[0].data(), own[1].data(), static_cast<int>(count), MPI_FLOAT, MPI_SUM, workers);
-                 }));
+/// What all workers say. Who waits here sleeps, and takes no core from those who still work.
+double greatest(dtr::Group& workers, double mine) {
+  const auto all =
+      dtr::value_or_throw(workers.allgather("times", std::as_bytes(std::span(&mine, 1)), std::chrono::minutes(5)));
+  for (const auto& bytes : all) {
+    double other = 0;
+    std::memcpy(&other, bytes.data(), sizeof other);
+    mine = std::max(mine, other);
   }
-  if (sum.back() != static_cast<float>(rt.workers())) throw dtr::Exception({.message = "the sum is wrong"});
-  if (rt.rank() != 0) return;
-  std::printf("push_pull/%zu%s%s  %.2f us  MPI_Allreduce %.2f us  ratio %.3f\n", bytes,
-              options.colocated ? "/colocated" : "", options.pageable ? "/pageable" : "", ours, theirs, theirs / ours);
+  return mine;
+}
+
+/// Microseconds until the last worker is through.
+template <class Operation>
+double timed(dtr::Group& workers, Operation&& operation) {
+  greatest(workers, 0);
+  const double start = bench::now_us();
+  operation();
+  return greatest(workers, bench::now_us() - start);
 }
 
 void work(dtr::Runtime& rt, MPI_Comm workers, const Options& options) {
-  dtr::Worker worker(rt, {.split_bytes = 512 << 10});
-  for (const std::size_t bytes : {std::size_t{4} << 10, std::size_t{1} << 20, std::size_t{16} << 20}) {
-    measure(rt, worker, workers, bytes, options);
+  const std::size_t count = options.bytes / sizeof(float);
+  std::vector<float> gradient(count);
+  std::vector<float> sum(count);
+  const Tensors plain{gradient, sum};
+  std::optional<dtr::Buffer> pooled[2];
+  Tensors ours = plain;
+  if (options.managed) {
+    for (auto& buffer : pooled) buffer = dtr::value_or_throw(rt.allocate(options.bytes));
+    ours = {pooled[0]->as<float>().first(count), pooled[1]->as<float>().first(count)};
   }
+  dtr::Worker worker(rt, {.split_bytes = 512 << 10});
+  const auto group = dtr::value_or_throw(rt.worker_group());
+  int rank = 0;
+  MPI_Comm_rank(workers, &rank);
+
+  std::array<std::vector<double>, 3> times;  // ours, theirs, theirs again
+  const int warm_up = 2;
+  for (int round = -warm_up; round < options.rounds; ++round) {
+    for (std::size_t turn = 0; turn < times.size(); ++turn) {
+      const std::size_t side = round % 2 == 0 ? turn : times.size() - 1 - turn;  // what drifts hits all alike
+      const Tensors& tensors = side == 0 ? ours : plain;
+      const int number = 3 * (round + warm_up) + static_cast<int>(side);
+      tensors.write(rank, number);
+      const double took = timed(*group, [&] {
+        if (side == 0) {
+          const auto handle =
+              dtr::value_or_throw(worker.push_pull({{.key = 1, .push = tensors.gradient, .pull = tensors.sum}}));
+          dtr::value_or_throw(worker.wait(handle));
+        } else {
+          MPI_Allreduce(tensors.gradient.data(), tensors.sum.data(), static_cast<int>(count), MPI_FLOAT, MPI_SUM,
+                        workers);
+        }
+      });
+      tensors.check(rt.workers(), number, side == 0 ? "push_pull" : "MPI_Allreduce");
+      if (round >= 0) times[side].push_back(took);
+    }
+  }
+  if (rank != 0) return;
+  std::printf("{\"bytes\": %zu, \"ours_us\": %.2f, \"peer_us\": %.2f, \"again_us\": %.2f}\n", options.bytes,
+              median(times[0]), median(times[1]), median(times[2]));
 }
 
-int run(const Options& options) {
-  dtr::Runtime rt({.servers = options.colocated ? 0 : 1, .colocated = options.colocated});
+void run(const Options& options) {
+  dtr::Runtime rt({.servers = options.colocated ? 0 : options.servers, .colocated = options.colocated});
   MPI_Comm workers = MPI_COMM_NULL;
   MPI_Comm_split(MPI_COMM_WORLD, rt.is_worker() ? 0 : 1, rt.rank(), &workers);
   std::optional<dtr::Reducer> reducer;
@@ -100,20 +154,18 @@ int run(const Options& options) {
     if (reducer) dtr::value_or_throw(reducer->join(std::chrono::seconds(10)));
   }
   MPI_Comm_free(&workers);
-  return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   MPI_Init(&argc, &argv);
-  int code = 1;
   try {
-    code = run(parse(argc, argv));
+    run(parse(argc, argv));
   } catch (const dtr::Exception& failure) {
     std::fprintf(stderr, "%s\n", failure.what());
     MPI_Abort(MPI_COMM_WORLD, 1);
   }
   MPI_Finalize();
-  return code;
+  return 0;
 }

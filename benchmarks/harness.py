@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, "build", "release")
@@ -32,6 +32,22 @@ class Side:
     run: Callable[[], float]
 
 
+class Together:
+    """Sides that one run of a program measures at once: each takes its own figure, and who has taken his runs it anew."""
+
+    def __init__(self, run: Callable[[], dict[str, float]]) -> None:
+        self._run = run
+        self._figures: dict[str, float] = {}
+
+    def side(self, key: str, name: str) -> Side:
+        def take() -> float:
+            if key not in self._figures:
+                self._figures = dict(self._run())
+            return self._figures.pop(key)
+
+        return Side(name, take)
+
+
 @dataclasses.dataclass
 class Comparison:
     name: str  # OP/BYTES
@@ -39,7 +55,7 @@ class Comparison:
     better: str  # "higher" or "lower"
     ours: Side
     peers: list[Side]
-    noise: bool = False  # also the first peer against itself
+    noise: Union[bool, Side] = False  # also the first peer against itself: run once more, or by this
 
 
 # --- the machine ---
@@ -88,6 +104,9 @@ def machine() -> str:
 
 # --- running programs ---
 
+# More ranks than cores: those that wait give their core away.
+MPI_MANY_RANKS = ["--bind-to", "none", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", "--mca", "btl", "vader,self"]
+
 # Niceness counts only within a session where the kernel groups processes by session, so the session is set as well.
 FIRST = ["sh", "-c", 'echo -20 > /proc/self/autogroup; exec nice -n -20 "$@"', "first"]
 
@@ -118,9 +137,10 @@ class Runner:
     def output(self, command: list[str], environment: Optional[dict[str, str]] = None) -> str:
         return finish(self.start(command, environment), command)
 
-    def mpirun(self, options: list[str], command: list[str]) -> str:
-        """Two ranks that wait by spinning, each on its core."""
-        ranks = ["-n", "1", *self.pinned(0, command), ":", "-n", "1", *self.pinned(1, command)]
+    def mpirun(self, options: list[str], command: list[str], under: Optional[list[str]] = None) -> str:
+        """Two ranks that wait by spinning, each on its core; the first runs under the program `under`."""
+        first = [*(under or []), *command]
+        ranks = ["-n", "1", *self.pinned(0, first), ":", "-n", "1", *self.pinned(1, command)]
         spin = ["--bind-to", "none", "--mca", "mpi_yield_when_idle", "0"]
         return self.output(["mpirun", *spin, *options, *ranks])
 
@@ -291,7 +311,8 @@ def measure(comparison: Comparison, rounds: int, skipped: Callable[[str], None])
     again = "again"
     sides = [comparison.ours, *comparison.peers]
     if comparison.noise and comparison.peers:
-        sides.append(Side(again, comparison.peers[0].run))
+        second = comparison.noise if isinstance(comparison.noise, Side) else comparison.peers[0]
+        sides.append(Side(again, second.run))
     results: dict[str, list[float]] = {side.name: [] for side in sides}
     for turn in range(rounds):
         for side in sides if turn % 2 == 0 else list(reversed(sides)):

@@ -5,6 +5,8 @@ clock of one program, printed figures and start-up are not to be trusted, so an 
 (wall(4N) - wall(N)) / (operations between), with N so many that they take two seconds.
 """
 
+import functools
+import itertools
 import json
 import os
 import re
@@ -64,13 +66,17 @@ def per_operation(seconds_of, guess_us: float, quick: bool):
     return run
 
 
+def dtr_perf(operation: list[str], size: int, iterations: int) -> list[str]:
+    program = os.path.join(BUILD, "apps", "dtr_perf")
+    return [program, *operation, "--size", str(size), "--iterations", str(iterations)]
+
+
 def ours(runner: harness.Runner, name: str, size: int, operation: list[str], guess_us: float, quick: bool) -> Side:
     rounds = 2 if name in PING_PONG else 1
 
     def seconds_of(iterations: int) -> tuple[float, int]:
         path = os.path.join(ROOT, "build", "bench", "dtr_perf.json")
-        program = os.path.join(BUILD, "apps", "dtr_perf")
-        command = [program, *operation, "--size", str(size), "--iterations", str(iterations), "--json", path]
+        command = [*dtr_perf(operation, size, iterations), "--json", path]
         if name.endswith("_bw"):
             command += ["--batch", "1"]
         start = time.monotonic()
@@ -88,28 +94,99 @@ def ours(runner: harness.Runner, name: str, size: int, operation: list[str], gue
 def perftest(runner: harness.Runner, name: str, size: int, program: str, options: list[str], guess_us: float,
              quick: bool) -> Side:
     rounds = 2 if name in PING_PONG else 1
-    device = devices()[0]
-    address = os.environ.get("RDMA_VM_ADDRESSES", "127.0.0.1").split()[0]
-    port = [18600]
 
     def seconds_of(iterations: int) -> tuple[float, int]:
-        harness.needs(program, "perftest")
-        port[0] += 1
-        length = [] if name == "atomic_lat" else ["-s", str(size)]
-        gid = ["-x", os.environ.get("BENCH_GID_INDEX", "1")]
-        command = [program, "-d", device, *gid, "-F", "-p", str(port[0]), *length, "-n", str(iterations), *options]
-        server = runner.start(runner.pinned(1, command))
-        try:
-            harness.wait_for_listener(port[0], server)
-            start = time.monotonic()
-            runner.output(runner.pinned(0, [*command, address]))
-            seconds = time.monotonic() - start
-            server.communicate(timeout=30)
-        finally:
-            harness.stop(server)
-        return seconds, rounds * iterations
+        return run_perftest(runner, program, name, size, iterations, options), rounds * iterations
 
     return Side("perftest", per_operation(seconds_of, guess_us, quick))
+
+
+PORTS = itertools.count(18600)
+
+
+def run_perftest(runner: harness.Runner, program: str, name: str, size: int, iterations: int, options: list[str],
+                 under: tuple[str, ...] = ()) -> float:
+    """Seconds of its client, which runs under the program `under`."""
+    harness.needs(program, "perftest")
+    port = next(PORTS)
+    length = [] if name == "atomic_lat" else ["-s", str(size)]
+    gid = ["-x", os.environ.get("BENCH_GID_INDEX", "1")]
+    command = [program, "-d", devices()[0], *gid, "-F", "-p", str(port), *length, "-n", str(iterations), *options]
+    address = os.environ.get("RDMA_VM_ADDRESSES", "127.0.0.1").split()[0]
+    server = runner.start(runner.pinned(1, command))
+    try:
+        harness.wait_for_listener(port, server)
+        start = time.monotonic()
+        runner.output(runner.pinned(0, [*under, *command, address]))
+        seconds = time.monotonic() - start
+        server.communicate(timeout=30)
+    finally:
+        harness.stop(server)
+    return seconds
+
+
+# --- instructions, where the clock says little ---
+
+COUNTED = (1000, 4000)  # operations of a short and a long run
+# What MPI does at start and end is no part of an operation.
+NOT_COUNTED = ("libmpi", "libopen-", "pmix", "libevent", "libhwloc", "mca_", "ld-linux")
+
+
+def executed(path: str) -> dict[tuple[str, str], int]:
+    """How often each instruction ran, by library and address, from callgrind's file."""
+    counts: dict[tuple[str, str], int] = {}
+    library, of_a_call = "", False
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for text in file:
+            if text.startswith("ob="):
+                library = text[3:].strip()
+            elif text.startswith("calls="):
+                of_a_call = True  # the next line is what the callee cost
+            elif text.startswith("0x"):
+                fields = text.split()
+                if not of_a_call:
+                    place = (library, fields[0])
+                    counts[place] = counts.get(place, 0) + int(fields[-1])
+                of_a_call = False
+    return counts
+
+
+def instructions_of(run) -> float:
+    """User-space instructions of an operation. Each counts once at most, however often a wait repeats it: the wait's
+    length is the machine's. `run(iterations, under)` runs that many with the measured side under `under`."""
+    out = os.path.join(ROOT, "build", "bench", "operation.callgrind")
+    harness.needs("valgrind", "valgrind")
+    under = ("valgrind", "--tool=callgrind", "--dump-instr=yes", "--compress-pos=no", "--compress-strings=no",
+             f"--callgrind-out-file={out}")
+    counts = []
+    for iterations in COUNTED:
+        run(iterations, under)
+        counts.append(executed(out))
+        os.unlink(out)
+    total = 0.0
+    for place, count in counts[1].items():
+        if not any(part in place[0] for part in NOT_COUNTED):
+            total += min(1.0, max(0.0, (count - counts[0].get(place, 0)) / (COUNTED[1] - COUNTED[0])))
+    return total
+
+
+def counted(runner: harness.Runner) -> list[Comparison]:
+    made = []
+    for name, size, program, options, operation, _ in ROWS:
+        if name not in PING_PONG:
+            continue
+
+        def run_ours(iterations: int, under: tuple[str, ...], operation=operation, size=size) -> None:
+            runner.mpirun([], dtr_perf(operation, size, iterations), list(under))
+
+        def run_theirs(iterations: int, under: tuple[str, ...], name=name, size=size, program=program,
+                       options=options) -> None:
+            run_perftest(runner, program, name, size, iterations, options, under)
+
+        sides = [Side(who, functools.cache(functools.partial(instructions_of, run)))
+                 for who, run in (("libdtr", run_ours), ("perftest", run_theirs))]
+        made.append(Comparison(f"instructions/{name}/{size}", "1", "lower", sides[0], [sides[1]]))
+    return made
 
 
 def as_bandwidth(side: Side, size: int) -> Side:
@@ -127,7 +204,7 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
             sides = [as_bandwidth(side, size) for side in sides]
             unit, better = "GB/s", "higher"
         made.append(Comparison(f"{name}/{size}", unit, better, sides[0], [sides[1]], noise=True))
-    return made, []
+    return made + counted(runner), []
 
 
 # --- what libdtr itself costs, anywhere ---

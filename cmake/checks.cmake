@@ -23,6 +23,13 @@ set_tests_properties(house/floors house/floors-notices docs/examples-compile doc
                      PROPERTIES LABELS unit TIMEOUT 300)
 set_tests_properties(docs/examples-compile install/outside-programs PROPERTIES RUN_SERIAL ON)
 
+# Counts are those of one compiler at one optimisation.
+if(TARGET bench_hot_paths AND CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_test(NAME house/instructions COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/benchmarks/instructions.py
+                                           $<TARGET_FILE:bench_hot_paths>)
+  set_tests_properties(house/instructions PROPERTIES LABELS unit TIMEOUT 300 SKIP_RETURN_CODE 77)
+endif()
+
 find_program(VALGRIND valgrind)
 if(VALGRIND AND TARGET dtr_train)
   # The script's own environment has to allow more ranks than cores, and root.

@@ -6,7 +6,7 @@
 #   scripts/setup.sh --slurm     also Slurm and munge, for scripts/slurm-test.sh
 #   scripts/setup.sh --rdma      also QEMU and the RDMA tools, for scripts/rdma-vm.sh
 #   scripts/setup.sh --bench     also the peers that scripts/bench.sh compares with
-#   scripts/setup.sh --all       also valgrind, clang, clang-tidy, clang-format
+#   scripts/setup.sh --all       also clang, clang-tidy, clang-format
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -16,13 +16,13 @@ packages=(
   libtomlplusplus-dev libcli11-dev libspdlog-dev libexpected-dev nlohmann-json3-dev
   libdeflate-dev libzstd-dev libxxhash-dev libsodium-dev
   libhdf5-dev hdf5-tools libeigen3-dev
-  libgtest-dev libgmock-dev libbenchmark-dev
+  libgtest-dev libgmock-dev libbenchmark-dev valgrind
   dataset-fashion-mnist
 )
 slurm_packages=(slurmctld slurmd slurm-client munge iproute2 libpmix-dev)
 rdma_packages=(qemu-system-x86 busybox-static cpio kmod xz-utils iproute2 ibverbs-providers ibverbs-utils perftest)
 bench_packages=(ucx-utils libucx-dev)
-check_packages=(valgrind clang clang-tidy clang-format)
+check_packages=(clang clang-tidy clang-format)
 
 for option in "$@"; do
   case $option in
