@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <benchmark/benchmark.h>
@@ -169,6 +170,7 @@ void measure(benchmark::State& state, const std::string& name, Way (*way)(), voi
     (pair.*operation)();
     pair.drive();
   }
+  std::this_thread::sleep_for(100ms);  // and what a transport does beside its start is done
   CALLGRIND_ZERO_STATS;
   for ([[maybe_unused]] auto each : state) (pair.*operation)();
   CALLGRIND_DUMP_STATS_AT(name.c_str());

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "dtr/runtime/runtime.hpp"
@@ -14,6 +17,7 @@ inline constexpr std::uint64_t kCheckpointEvery = 100;
 
 struct Options {
   int servers = 1;
+  bool colocated = false;  ///< every rank computes and sums; without `servers`
   std::uint64_t epochs = 6;
   std::uint64_t batch = 64;  ///< images a worker and step
   double rate = 0.1;         ///< falls to 0 in a straight line over all steps
@@ -38,8 +42,24 @@ struct Summary {
   double data_seconds = 0;
 };
 
+/// Sums rows of floats over all workers, the same bits on each.
+class GradientExchange {
+ public:
+  virtual ~GradientExchange() = default;
+  [[nodiscard]] virtual std::span<float> mine() = 0;
+  /// Of the last run.
+  [[nodiscard]] virtual std::span<const float> sum() const = 0;
+  /// Collective over the workers.
+  [[nodiscard]] virtual Result<void> run() = 0;
+};
+using MakeExchange = std::function<std::unique_ptr<GradientExchange>(Runtime& rt, std::size_t floats)>;
+
+/// Throws Exception.
+[[nodiscard]] std::unique_ptr<GradientExchange> exchange_by_push_pull(Runtime& rt, std::size_t floats);
+
 /// A worker's whole training.
-[[nodiscard]] Result<Summary> train(Runtime& rt, const Options& options);
+[[nodiscard]] Result<Summary> train(Runtime& rt, const Options& options,
+                                    const MakeExchange& make_exchange = exchange_by_push_pull);
 
 /// Whether write_json could work, found out before the hours of a training: is there a folder, may we write into it?
 [[nodiscard]] Result<void> check_json(const std::string& path);

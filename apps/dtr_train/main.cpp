@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
+#include <string>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -79,9 +81,17 @@ void print(const Summary& summary) {
 }
 
 dtr::Result<void> run(dtr::Runtime& rt, const Options& options) {
-  if (rt.is_server()) return dtr::Reducer(rt).serve();
+  if (!rt.is_worker()) return dtr::Reducer(rt).serve();
+  std::optional<dtr::Reducer> reducer;
+  if (rt.is_server()) {  // both: progress sums, whenever something has come
+    reducer.emplace(rt);
+    if (auto started = reducer->start(); !started) return started;
+  }
   auto summary = dtr::train::train(rt, options);
   if (!summary) return dtr::fail(std::move(summary.error()));
+  if (reducer) {
+    if (auto served = reducer->join(kEnd); !served) return served;
+  }
   if (rt.worker_index() != 0) return {};
   if (!summary->finished) {
     std::printf("stopped at step %llu as asked\n", static_cast<unsigned long long>(summary->steps));
@@ -151,7 +161,10 @@ int main(int argc, char** argv) {
     constexpr std::uint64_t kMost = 1'000'000'000'000;
     return app.add_option(name, value, what)->check(CLI::Range(std::uint64_t{0}, kMost));
   };
-  app.add_option("--servers", options.servers, "ranks that only sum, the last ones")->capture_default_str();
+  std::string servers = std::to_string(options.servers);
+  app.add_option("--servers", servers, "ranks that only sum, the last ones; or colocated: every rank computes and sums")
+      ->check(CLI::Range(0, 1'000'000) | CLI::IsMember({"colocated"}))
+      ->capture_default_str();
   app.add_option("--epochs", options.epochs, "times through the 60,000 images")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1'000'000}))
       ->capture_default_str();
@@ -170,10 +183,12 @@ int main(int argc, char** argv) {
   count("--max-steps", options.max_steps, "end after this step, counted from 0; 0 = no limit");
   app.add_option("--json", options.json, "file for the results");
   CLI11_PARSE(app, argc, argv);
+  options.colocated = servers == "colocated";
+  options.servers = options.colocated ? 0 : std::stoi(servers);
 
   dtr::train::make_arithmetic_portable();
   try {
-    dtr::Runtime rt({.servers = options.servers});
+    dtr::Runtime rt({.servers = options.servers, .colocated = options.colocated});
     running = &rt;
     install_handler();
     auto done = all_well(rt, "dtr_train begins", check_end(rt, options), kBegin);

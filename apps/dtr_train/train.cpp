@@ -25,13 +25,13 @@ constexpr std::size_t kChunks = 16;      ///< keys: enough to spread over server
 constexpr std::size_t kLineFloats = 16;  ///< chunks begin on cache lines
 constexpr const char* kDataset = "fashion-mnist/train";
 
-/// The gradient as it travels: all parameters, then two sums that the job wants each step, cut into chunks by key.
-class GradientExchange {
+/// By push_pull, cut into chunks by key.
+class PushPullExchange final : public GradientExchange {
  public:
-  GradientExchange(Runtime& rt, std::size_t parameters)
+  PushPullExchange(Runtime& rt, std::size_t floats)
       : rt_(rt),
-        parameters_(parameters),
-        chunk_(((parameters + 2) / kChunks + kLineFloats) / kLineFloats * kLineFloats),
+        floats_(floats),
+        chunk_((floats / kChunks + kLineFloats) / kLineFloats * kLineFloats),
         mine_(value_or_throw(rt.allocate(kChunks * chunk_ * sizeof(float)))),
         sum_(value_or_throw(rt.allocate(kChunks * chunk_ * sizeof(float)))),
         worker_(rt) {
@@ -43,14 +43,9 @@ class GradientExchange {
     }
   }
 
-  [[nodiscard]] std::span<float> gradient() const { return all(mine_).first(parameters_); }
-  [[nodiscard]] std::span<const float> summed() const { return all(sum_).first(parameters_); }
-  [[nodiscard]] float loss() const { return all(sum_)[parameters_]; }
-  [[nodiscard]] bool somebody_stops() const { return all(sum_)[parameters_ + 1] > 0; }
-
-  [[nodiscard]] Result<void> run(double loss, bool stop) {
-    all(mine_)[parameters_] = static_cast<float>(loss);
-    all(mine_)[parameters_ + 1] = stop ? 1.0F : 0.0F;
+  [[nodiscard]] std::span<float> mine() override { return all(mine_).first(floats_); }
+  [[nodiscard]] std::span<const float> sum() const override { return all(sum_).first(floats_); }
+  [[nodiscard]] Result<void> run() override {
     auto round = worker_.push_pull(round_);
     if (!round) return fail(std::move(round.error()));
     return worker_.wait(*round, rt_.operation_timeout());
@@ -60,12 +55,35 @@ class GradientExchange {
   static std::span<float> all(const Buffer& buffer) { return buffer.as<float>(); }
 
   Runtime& rt_;
-  std::size_t parameters_;
+  std::size_t floats_;
   std::size_t chunk_;
   Buffer mine_;
   Buffer sum_;
   Worker worker_;
   std::vector<PushPull> round_;
+};
+
+/// What travels each step: the gradient of all parameters, then the loss, then who wants to stop.
+class StepSums {
+ public:
+  StepSums(std::unique_ptr<GradientExchange> exchange, std::size_t parameters)
+      : exchange_(std::move(exchange)), parameters_(parameters) {}
+
+  static std::size_t floats(std::size_t parameters) { return parameters + 2; }
+  [[nodiscard]] std::span<float> gradient() { return exchange_->mine().first(parameters_); }
+  [[nodiscard]] std::span<const float> summed() const { return exchange_->sum().first(parameters_); }
+  [[nodiscard]] float loss() const { return exchange_->sum()[parameters_]; }
+  [[nodiscard]] bool somebody_stops() const { return exchange_->sum()[parameters_ + 1] > 0; }
+
+  [[nodiscard]] Result<void> run(double loss, bool stop) {
+    exchange_->mine()[parameters_] = static_cast<float>(loss);
+    exchange_->mine()[parameters_ + 1] = stop ? 1.0F : 0.0F;
+    return exchange_->run();
+  }
+
+ private:
+  std::unique_ptr<GradientExchange> exchange_;
+  std::size_t parameters_;
 };
 
 /// Seconds that a scope took, added to a total.
@@ -83,9 +101,10 @@ class Timed {
 
 class Training {
  public:
-  Training(Runtime& rt, const Options& options)
+  Training(Runtime& rt, const Options& options, const MakeExchange& make_exchange)
       : rt_(rt),
         options_(options),
+        make_exchange_(make_exchange),
         workers_(value_or_throw(rt.worker_group())),
         registry_(*workers_, RegistryOptions::from(rt.config())),
         parameters_(shape_.parameters()),
@@ -93,7 +112,8 @@ class Training {
         model_(shape_, std::max<std::size_t>(options.batch, 500)) {}
 
   Result<Summary> run() {
-    GradientExchange exchange(rt_, shape_.parameters());  // first: its end tells the servers that this worker ends
+    // First: its end tells the servers that this worker ends.
+    StepSums exchange(make_exchange_(rt_, StepSums::floats(shape_.parameters())), shape_.parameters());
     if (auto ready = prepare(); !ready) return fail(std::move(ready.error()));
     const std::int64_t start = monotonic_ns();
     auto trained = loop(exchange);
@@ -206,7 +226,7 @@ class Training {
 
   [[nodiscard]] bool limit_reached() const { return options_.max_steps > 0 && step_ >= options_.max_steps; }
 
-  Result<void> loop(GradientExchange& exchange) {
+  Result<void> loop(StepSums& exchange) {
     std::optional<BatchLoader> loader;
     for (std::uint64_t epoch = cursor_ ? cursor_->epoch : 0; epoch < options_.epochs; ++epoch) {
       auto plan = cursor_ ? registry_.plan(kDataset, workers_->rank(), *cursor_)
@@ -238,8 +258,7 @@ class Training {
     return loader.next(rt_.operation_timeout());
   }
 
-  Result<void> take_step(GradientExchange& exchange, const BatchLoader& loader, const SampleBatch& batch,
-                         std::uint64_t epoch) {
+  Result<void> take_step(StepSums& exchange, const BatchLoader& loader, const SampleBatch& batch, std::uint64_t epoch) {
     Model::Outcome outcome;
     {
       const Timed timed(summary_.compute_seconds);
@@ -364,6 +383,7 @@ class Training {
 
   Runtime& rt_;
   const Options& options_;
+  const MakeExchange& make_exchange_;
   ModelShape shape_{};
   std::unique_ptr<Group> workers_;
   DatasetRegistry registry_;
@@ -384,9 +404,13 @@ class Training {
 
 }  // namespace
 
-Result<Summary> train(Runtime& rt, const Options& options) {
+std::unique_ptr<GradientExchange> exchange_by_push_pull(Runtime& rt, std::size_t floats) {
+  return std::make_unique<PushPullExchange>(rt, floats);
+}
+
+Result<Summary> train(Runtime& rt, const Options& options, const MakeExchange& make_exchange) {
   try {
-    return Training(rt, options).run();
+    return Training(rt, options, make_exchange).run();
   } catch (const Exception& e) {
     return fail(e.error());
   }

@@ -41,6 +41,9 @@ def the_digest_is_the_same_on_repetition_over_any_path_with_any_number_of_server
         digest, transport = digest_of(2 + servers, servers, settings={"DTR_TRANSPORT": "tcp"})
         check(transport == "tcp", f"DTR_TRANSPORT=tcp used {transport}")
         seen[f"tcp, {servers} servers"] = digest
+    digest, transport = digest_of(2, "colocated")
+    check(transport == "shm", f"two colocated ranks used {transport}")
+    seen["colocated"] = digest
     # Worker 0 shares a host with the server, worker 1 has one for itself.
     hosts = {0: {"DTR_HOST_ID": "a"}, 1: {"DTR_HOST_ID": "b"}, 2: {"DTR_HOST_ID": "a"}}
     digest, transport = digest_of(3, 1, rank_settings=hosts)
