@@ -179,10 +179,8 @@ TEST(DeathTest, PeerThatLeavesIsNotReportedAsDead) {
 
 TEST(DeathTest, WhatADeadPeerSentBeforeIsStillDelivered) {
   SharedPage<PeerPage> page;
-  Node node(0);
-  publish_address(*page, node);
-  page->stage = 1;
   Child sender([&] {
+    if (!wait_for(page->stage, 1)) return 5;
     Node child(1);
     auto channel = value_or_throw(child.transport->connect(0, page->address, scaled(10s)));
     if (!pump_until({&child}, 10s, [&] { return channel->state() == ChannelState::open; })) return 1;
@@ -195,6 +193,9 @@ TEST(DeathTest, WhatADeadPeerSentBeforeIsStillDelivered) {
     ::kill(::getpid(), SIGKILL);
     return 4;
   });
+  Node node(0);  // after the fork: its thread must not be there then
+  publish_address(*page, node);
+  page->stage = 1;
   ASSERT_TRUE(pump_until({&node}, 10s, [&] { return page->stage == 2; }));
   page->stage = 3;
   EXPECT_EQ(sender.wait(), -SIGKILL);
