@@ -1,6 +1,9 @@
 // Peers that die, leave, or stand still: what the survivor is told, and how soon.
 #include <algorithm>
 #include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <string>
 #include <thread>
 
 #include "fabric_shm/node.hpp"
@@ -312,10 +315,24 @@ TEST(CloseTest, DroppedChannelDoesNotMakeThePeerBelieveThatTheProcessDied) {
   EXPECT_TRUE(pump_until({&node, &target}, 5s, [&] { return target.events.notifications == 1; }));
 }
 
+std::size_t threads_called(const std::string& name) {
+  std::size_t count = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream file(task.path() / "comm");
+    std::string comm;
+    std::getline(file, comm);
+    count += comm == name ? 1U : 0U;
+  }
+  return count;
+}
+
 TEST(ForkTest, ChildOfForkIsRefusedAndDisturbsNothing) {
   Node target(0);
   Node node(1);
   const auto channel = open_channel(node, target);
+  // What threads the start had are gone, and joined, before the fork.
+  ASSERT_TRUE(pump_until({&node, &target}, 10s, [] { return threads_called("dtr-shm-start") == 0; }));
+  ASSERT_TRUE(pump_until({&node, &target}, 10s, [rounds = 0]() mutable { return ++rounds > 10; }));
   Child child([&] {
     const WorkRequest notify = WorkRequest::notify(1, 7, nullptr);
     if (channel->post({&notify, 1}, 1s).status.code != Errc::forked) return 1;

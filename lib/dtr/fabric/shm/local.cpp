@@ -49,15 +49,5 @@ bool PeerBook::fenced(PeerId peer) const {
   return fenced_.contains(peer);
 }
 
-void Local::register_for_barriers() {
-  if (control->barriers == 0) return;
-  const auto done = [this] { reached.store(shm::register_for_barriers(), std::memory_order_release); };
-  try {
-    registration_ = Thread([done](const std::stop_token&) { done(); }, {.name = "dtr-shm-start"});
-  } catch (const Exception&) {  // no thread is to be had
-    done();
-  }
-}
-
 }  // namespace fabric::shm
 }  // namespace dtr::inline v0

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -12,7 +11,7 @@
 #include <vector>
 
 #include "dtr/base/fork_guard.hpp"
-#include "dtr/base/thread.hpp"
+#include "dtr/fabric/shm/barrier.hpp"
 #include "dtr/fabric/shm/control.hpp"
 #include "dtr/fabric/shm/flag_lines.hpp"
 #include "dtr/fabric/shm/poller.hpp"
@@ -78,8 +77,6 @@ struct Local {
   const ShmOptions options;
   const ForkGuard fork_guard{};
 
-  /// The heavy barriers of others reach our threads; until then these fence themselves.
-  std::atomic<bool> reached{false};
   Control control{};
   std::shared_ptr<FlagLines> lines{};
   UniqueFd doorbell{};
@@ -92,15 +89,10 @@ struct Local {
   /// Wakes our own progress, if it sleeps.
   void wake() noexcept { ring(*control, doorbell.get(), reached_by(control->barriers != 0)); }
 
-  [[nodiscard]] bool reached_by(bool makes_barriers) const noexcept {
-    return makes_barriers && reached.load(std::memory_order_acquire);
-  }
+  /// The peer's heavy barriers, if it makes them, reach our threads. Until then these fence themselves.
+  [[nodiscard]] bool reached_by(bool makes_barriers) const noexcept { return makes_barriers && registration.reached(); }
 
-  /// Registers this process for barriers meanwhile: nobody waits for it.
-  void register_for_barriers();
-
- private:
-  Thread registration_{};  ///< ends before all that it uses
+  BarrierRegistration registration{};
 };
 
 }  // namespace fabric::shm

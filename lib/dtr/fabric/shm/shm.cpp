@@ -66,7 +66,7 @@ Result<std::unique_ptr<Transport>> make(const TransportContext& context, const S
   if (!listener) return fail(std::move(listener.error()));
   auto transport = std::make_unique<ShmTransport>(std::move(local), std::move(*listener), address, std::move(*domain));
   if (auto watched = transport->watch(); !watched) return fail(std::move(watched.error()));
-  transport->local().register_for_barriers();
+  if (transport->local().control->barriers != 0) transport->local().registration.begin();
   return transport;
 }
 

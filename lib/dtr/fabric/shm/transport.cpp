@@ -101,6 +101,7 @@ int ShmTransport::round(int budget) {
   if (local_->control->sleeping.load(std::memory_order_relaxed) != 0) {
     local_->control->sleeping.store(0, std::memory_order_relaxed);
   }
+  local_->registration.tidy();
   if (requests_.load(std::memory_order_acquire)) take_requests();
 
   const bool setting_up = !greeters_.empty() || accepting_;
