@@ -155,8 +155,9 @@ void ProgressEngine::announce() noexcept {
 }
 
 void ProgressEngine::wake() noexcept {
-  // Pairs with the fence of the thread that is about to sleep: it sees what there is to do, or we see that it sleeps.
+  // Pairs with the fence of who is about to sleep: he sees what there is to do, or we see that he sleeps.
   std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (leader_asleep_.load(std::memory_order_relaxed)) return ring(kick_.get());
   if (!thread_armed_.load(std::memory_order_relaxed)) return;
   if (!woken_.exchange(true, std::memory_order_acq_rel)) ring(wake_.get());
 }
@@ -173,11 +174,15 @@ bool ProgressEngine::arm() noexcept {
   return quiet;
 }
 
-bool ProgressEngine::sleep(Clock::time_point until) noexcept {
+ProgressEngine::Rung ProgressEngine::sleep(Clock::time_point until) noexcept {
   epoll_event events[4];
-  const int rung = ::epoll_wait(epoll_.get(), events, 4, milliseconds_until(until));
-  return std::any_of(events, events + std::max(rung, 0),
-                     [&](const epoll_event& e) { return e.data.fd == wake_.get(); });
+  const int count = ::epoll_wait(epoll_.get(), events, 4, milliseconds_until(until));
+  Rung rung;
+  for (int i = 0; i < count; ++i) {
+    rung.wake = rung.wake || events[i].data.fd == wake_.get();
+    rung.kick = rung.kick || events[i].data.fd == kick_.get();
+  }
+  return rung;
 }
 
 void ProgressEngine::nap(std::chrono::milliseconds length) noexcept {
@@ -235,18 +240,19 @@ void ProgressEngine::lead(Predicate done, Deadline deadline) noexcept {
       std::this_thread::yield();
       return;
     }
+    leader_asleep_.store(true, std::memory_order_relaxed);  // with the turn: who looks next sees it
+    std::atomic_thread_fence(std::memory_order_seq_cst);    // see announce() and wake()
     handled = look();
-    if (handled == 0) {
-      if (!arm()) return;
+    if (handled > 0 || !arm()) {
+      leader_asleep_.store(false, std::memory_order_relaxed);
+    } else {
       until = std::min(until, next_deadline());
-      leader_asleep_.store(true, std::memory_order_relaxed);  // with the turn: who looks next sees it
     }
   }
-  if (handled > 0) {
-    announce();
+  if (!leader_asleep_.load(std::memory_order_relaxed)) {
+    if (handled > 0) announce();
     return;
   }
-  std::atomic_thread_fence(std::memory_order_seq_cst);
   if (!done()) static_cast<void>(sleep(until));
   leader_asleep_.store(false, std::memory_order_relaxed);
   silence(kick_.get());
@@ -313,9 +319,14 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
       }
     }
     if (thread_armed_.load(std::memory_order_relaxed)) {
-      const bool woken = sleep(until);
+      const Rung rung = sleep(until);
       thread_armed_.store(false, std::memory_order_seq_cst);
-      if (woken) {
+      if (rung.kick && !leader_asleep_.load(std::memory_order_relaxed)) {  // it came late for a leader who has gone
+        silence(kick_.get());
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        if (leader_asleep_.load(std::memory_order_relaxed)) ring(kick_.get());  // it was for the next one
+      }
+      if (rung.wake) {
         silence(wake_.get());
         woken_.exchange(false, std::memory_order_acq_rel);  // what did not ring any more is seen by the next look
       }

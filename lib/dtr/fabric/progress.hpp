@@ -62,7 +62,7 @@ class ProgressEngine {
   /// Something that a waiter may wait for happened outside of poll().
   void announce() noexcept;
 
-  /// There is something to do that no descriptor tells of: the thread looks again, should it sleep. Any thread.
+  /// There is something to do that no descriptor tells of: whoever sleeps looks again. Any thread.
   void wake() noexcept;
 
   /// True inside a callback from progress.
@@ -111,7 +111,11 @@ class ProgressEngine {
   int look() noexcept;        ///< with the turn
   bool arm() noexcept;        ///< with the turn: all sources will ring
   void hand_over() noexcept;  ///< a waiter leaves: the thread must be woken by what comes next
-  bool sleep(Deadline::Clock::time_point until) noexcept;  ///< true: wake_ has rung
+  struct Rung {
+    bool wake = false;
+    bool kick = false;
+  };
+  Rung sleep(Deadline::Clock::time_point until) noexcept;
   [[nodiscard]] Deadline::Clock::time_point next_deadline() const noexcept;
   void relax() const noexcept;
 
