@@ -36,7 +36,7 @@ unsigned access_of(const RegionOptions& options) noexcept {
 }
 
 /// Runs the work on a thread of its own, or at once where there is none to be had.
-void in_parallel(std::vector<Thread>& helpers, std::function<void()> work) {
+void in_parallel(std::vector<Thread>& helpers, const std::function<void()>& work) {
   try {
     helpers.emplace_back([work](const std::stop_token&) { work(); }, ThreadOptions{.name = "dtr-register"});
   } catch (const Exception&) {
