@@ -4,7 +4,7 @@ on a busy machine.
     instructions.py BENCH_HOT_PATHS [--update]
 
 Each path has to lie within 5 % of benchmarks/instructions.json, above and below: who makes one shorter writes that down
-(--update), so that nobody loses it again. The counts are those of the compiler and the libraries of Debian 12.
+(--update), so that nobody loses it again. The counts are those of the platform that the file names; another one skips.
 """
 
 import json
@@ -39,6 +39,20 @@ def count(program: str) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def platform_of() -> str:
+    """What the counts depend on besides this source: compiler, C library, and the CPU for which that picks its memcpy."""
+    compiler = subprocess.run(["g++", "-dumpfullversion"], check=False, text=True, capture_output=True).stdout.strip()
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        flags = next((line.split(":", 1)[1].split() for line in file if line.startswith("flags")), [])
+    cpu = " ".join(flag for flag in ("avx2", "erms", "fsrm") if flag in flags)
+    return f"g++ {compiler}, {' '.join(os.confstr('CS_GNU_LIBC_VERSION').split())}, {cpu}"
+
+
+def skip(why: str) -> None:
+    print("skipped: " + why)
+    sys.exit(77)
+
+
 def differences(counts: dict[str, int], known: dict[str, int]) -> list[str]:
     wrong = [f"{name}: not measured any more" for name in known if name not in counts]
     for name, now in counts.items():
@@ -52,8 +66,16 @@ def differences(counts: dict[str, int], known: dict[str, int]) -> list[str]:
 
 def main() -> None:
     if shutil.which("valgrind") is None:
-        print("skipped: valgrind is not installed")
-        sys.exit(77)
+        skip("valgrind is not installed")
+    known = {}
+    if "--update" not in sys.argv:
+        with open(KNOWN, encoding="utf-8") as file:
+            known = json.load(file)
+        if known["platform"] != platform_of():
+            skip(f"this is {platform_of()}, and the counts are of {known['platform']}")
+    if subprocess.run(["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "true"], check=False,
+                      capture_output=True).returncode != 0:
+        skip("valgrind does not work on this machine")
     counts = count(sys.argv[1])
     if not counts:
         sys.exit("callgrind has counted nothing")
@@ -61,11 +83,10 @@ def main() -> None:
         print(f"{name:<24} {now:>8}")
     if "--update" in sys.argv:
         with open(KNOWN, "w", encoding="utf-8") as file:
-            json.dump(counts, file, indent=1)
+            json.dump({"platform": platform_of(), "counts": counts}, file, indent=1)
             file.write("\n")
         return
-    with open(KNOWN, encoding="utf-8") as file:
-        wrong = differences(counts, json.load(file))
+    wrong = differences(counts, known["counts"])
     if wrong:
         sys.exit("\n".join(wrong) + f"\nwanted or not? If so: {sys.argv[0]} {sys.argv[1]} --update")
 
