@@ -179,6 +179,27 @@ TEST(ProgressEngineTest, LooksOfOthersLeaveASleepingWaiterItsBells) {
   }
 }
 
+TEST(ProgressEngineTest, APollThatFindsNothingDoesNotLeaveTheThreadDeaf) {
+  Silenced source;
+  ProgressEngine engine({.spin = 0us});
+  ASSERT_TRUE(engine.add(source));
+  ASSERT_TRUE(engine.start());
+  const Deadline patience(scaled(60s));
+  int at_once = 0;
+  for (std::uint64_t round = 1; round <= 10; ++round) {
+    std::this_thread::sleep_for(30ms);  // the thread falls asleep
+    engine.poll();
+    const auto start = Deadline::Clock::now();
+    source.put();
+    while (source.delivered < round && !patience.passed()) std::this_thread::sleep_for(100us);
+    ASSERT_EQ(source.delivered, round);
+    // A deaf one would hear it after half a second. A busy machine may delay some rounds, not most of them.
+    at_once += Deadline::Clock::now() - start < 200ms ? 1 : 0;
+  }
+  EXPECT_GE(at_once, 5);
+  engine.stop();
+}
+
 struct Driven {
   explicit Driven(ProgressOptions options) : engine(std::move(options)) {
     value_or_throw(engine.add(mailbox));

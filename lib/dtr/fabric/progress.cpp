@@ -126,7 +126,8 @@ bool ProgressEngine::poll() noexcept {
   if (in_progress()) return false;
   waits_.fetch_add(1, std::memory_order_relaxed);  // a caller that looks itself: the thread stands by
   const bool moved = attempt();
-  if (moved) hand_over();
+  // The look has silenced the bells of a thread that sleeps on them: awake, it stands by while callers look.
+  if (thread_armed_.load(std::memory_order_seq_cst)) wake_thread();
   return moved;
 }
 
@@ -158,7 +159,10 @@ void ProgressEngine::wake() noexcept {
   // Pairs with the fence of who is about to sleep: he sees what there is to do, or we see that he sleeps.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (leader_asleep_.load(std::memory_order_relaxed)) return ring(kick_.get());
-  if (!thread_armed_.load(std::memory_order_relaxed)) return;
+  if (thread_armed_.load(std::memory_order_relaxed)) wake_thread();
+}
+
+void ProgressEngine::wake_thread() noexcept {
   if (!woken_.exchange(true, std::memory_order_acq_rel)) ring(wake_.get());
 }
 
@@ -174,15 +178,18 @@ bool ProgressEngine::arm() noexcept {
   return quiet;
 }
 
-ProgressEngine::Rung ProgressEngine::sleep(Clock::time_point until) noexcept {
+bool ProgressEngine::sleep(Clock::time_point until) noexcept {
   epoll_event events[4];
   const int count = ::epoll_wait(epoll_.get(), events, 4, milliseconds_until(until));
-  Rung rung;
-  for (int i = 0; i < count; ++i) {
-    rung.wake = rung.wake || events[i].data.fd == wake_.get();
-    rung.kick = rung.kick || events[i].data.fd == kick_.get();
+  const auto rang = [&](const UniqueFd& bell) {
+    return std::any_of(events, events + std::max(count, 0),
+                       [&](const epoll_event& e) { return e.data.fd == bell.get(); });
+  };
+  if (rang(wake_)) {
+    silence(wake_.get());
+    woken_.exchange(false, std::memory_order_acq_rel);  // what did not ring any more is seen by our next look
   }
-  return rung;
+  return rang(kick_);
 }
 
 void ProgressEngine::nap(std::chrono::milliseconds length) noexcept {
@@ -319,16 +326,12 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
       }
     }
     if (thread_armed_.load(std::memory_order_relaxed)) {
-      const Rung rung = sleep(until);
+      const bool kicked = sleep(until);
       thread_armed_.store(false, std::memory_order_seq_cst);
-      if (rung.kick && !leader_asleep_.load(std::memory_order_relaxed)) {  // it came late for a leader who has gone
+      if (kicked && !leader_asleep_.load(std::memory_order_relaxed)) {  // it came late for a leader who has gone
         silence(kick_.get());
         std::atomic_thread_fence(std::memory_order_seq_cst);
         if (leader_asleep_.load(std::memory_order_relaxed)) ring(kick_.get());  // it was for the next one
-      }
-      if (rung.wake) {
-        silence(wake_.get());
-        woken_.exchange(false, std::memory_order_acq_rel);  // what did not ring any more is seen by the next look
       }
     } else {
       announce();

@@ -111,19 +111,17 @@ class ProgressEngine {
   int look() noexcept;        ///< with the turn
   bool arm() noexcept;        ///< with the turn: all sources will ring
   void hand_over() noexcept;  ///< a waiter leaves: the thread must be woken by what comes next
-  struct Rung {
-    bool wake = false;
-    bool kick = false;
-  };
-  Rung sleep(Deadline::Clock::time_point until) noexcept;
+  void wake_thread() noexcept;
+  /// Who sleeps looks next. True: kick_ has rung.
+  bool sleep(Deadline::Clock::time_point until) noexcept;
   [[nodiscard]] Deadline::Clock::time_point next_deadline() const noexcept;
   void relax() const noexcept;
 
   ProgressOptions options_;
   std::vector<ProgressSource*> sources_;
   UniqueFd epoll_;
-  UniqueFd kick_;  ///< for the leader
-  UniqueFd wake_;  ///< for the thread, which alone silences it; a leader that it wakes as well just looks
+  UniqueFd kick_;  ///< for the leader, who looks whether he is done
+  UniqueFd wake_;  ///< for anybody, who then looks at the sources
   UniqueFd quit_;
 
   std::mutex turn_;
