@@ -156,6 +156,30 @@ TEST_P(VerbsPiecesTest, MemoryThatIsLongerThanADeviceRegistersMovesLikeAnyOther)
   world.target().close_port(Traffic::kPort);
 }
 
+TEST_P(VerbsPiecesTest, AKeyThatLiesAboutItsPiecesIsRefusedByTheTarget) {
+  NicsOptions options{.rails = GetParam()};
+  Nics nics(options);
+  World world(nics.transport_case());
+  Memory here(world.initiator(), 4096, true);
+  Memory there(world.target(), 4096, true);
+  there.pattern(1);
+  here.pattern(2);
+  for (const unsigned pieces : {0U, 2U, 7U, 8U, 255U}) {
+    for (const std::uint64_t length : {std::uint64_t{4096}, std::uint64_t{1} << 40, ~std::uint64_t{0}}) {
+      RemoteKey key = there.region()->key();
+      key.pieces = static_cast<std::uint8_t>(pieces);
+      key.length = length;
+      const auto* remote = value_or_throw(world.initiator().import(1, key));
+      for (const std::uint64_t offset : {length - 8, length / 2}) {
+        if (offset + 8 <= 4096) continue;  // that is there
+        EXPECT_FALSE(run(world.initiator(), 1, {WorkRequest::put({here.region(), 0}, {remote, offset}, 8, nullptr)}))
+            << pieces << " pieces, offset " << offset;
+      }
+    }
+  }
+  EXPECT_EQ(there.mismatches(1, 0, 4096), 0U);
+}
+
 INSTANTIATE_TEST_SUITE_P(, VerbsPiecesTest, ::testing::Values(1, 2));
 
 TEST(VerbsMemoryTest, MemoryThatADmabufExportsIsReachedThroughIt) {

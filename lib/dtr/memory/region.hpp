@@ -57,8 +57,10 @@ struct RemoteKey {
   /// A region that is longer than a NIC registers at once is cut at pages, into pieces of this length; the first is
   /// shorter where the region does not begin a page.
   [[nodiscard]] std::uint64_t piece_bytes() const noexcept {
-    const std::uint64_t step = kPieceStep * pieces;
-    return (address % kPieceStep + length + step - 1) / step * kPieceStep;
+    // Rounded up, without overflow and never 0, for a key from elsewhere may say anything.
+    const std::uint64_t step = kPieceStep * (pieces <= 1 ? 1 : pieces);
+    const std::uint64_t steps = length / step + (address % kPieceStep + length % step + step - 1) / step;
+    return (steps == 0 ? 1 : steps) * kPieceStep;
   }
   [[nodiscard]] std::uint32_t piece_of(std::uint64_t offset) const noexcept {
     return pieces <= 1 ? 0 : static_cast<std::uint32_t>((address % kPieceStep + offset) / piece_bytes());
