@@ -1,7 +1,7 @@
 // What one operation costs its caller, path by path: two ranks in this process, both driven by this thread alone.
 //   bench_hot_paths [options of Google Benchmark]
 // DTR_BENCH_ITERATIONS=N: exactly so many operations each. Under callgrind each path leaves counts of its own, by which
-// benchmarks/instructions.py says how many instructions an operation is.
+// tests/house/instructions.py says how many instructions an operation is.
 #include <cstdlib>
 #include <functional>
 #include <memory>

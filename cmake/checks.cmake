@@ -25,7 +25,7 @@ set_tests_properties(docs/examples-compile install/outside-programs PROPERTIES R
 
 # Counts are those of one compiler at one optimisation.
 if(TARGET bench_hot_paths AND CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  add_test(NAME house/instructions COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/benchmarks/instructions.py
+  add_test(NAME house/instructions COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/house/instructions.py
                                            $<TARGET_FILE:bench_hot_paths>)
   set_tests_properties(house/instructions PROPERTIES LABELS unit TIMEOUT 300 SKIP_RETURN_CODE 77)
 endif()

@@ -3,7 +3,7 @@ on a busy machine.
 
     instructions.py BENCH_HOT_PATHS [--update]
 
-Each path has to lie within 5 % of benchmarks/instructions.json, above and below: who makes one shorter writes that down
+Each path has to lie within 5 % of tests/house/instructions.json, above and below: who makes one shorter writes that down
 (--update), so that nobody loses it again. The counts are those of the platform that the file names; another one skips.
 """
 
