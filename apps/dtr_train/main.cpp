@@ -184,7 +184,7 @@ int main(int argc, char** argv) {
   app.add_option("--json", options.json, "file for the results");
   CLI11_PARSE(app, argc, argv);
   options.colocated = servers == "colocated";
-  options.servers = options.colocated ? 0 : std::stoi(servers);
+  options.servers = options.colocated ? 0 : std::stoi(servers, nullptr, 0);
 
   dtr::train::make_arithmetic_portable();
   try {

@@ -69,6 +69,7 @@ class BacklogTest : public ::testing::TestWithParam<bool> {};
 
 TEST_P(BacklogTest, WhatFindsNoRoomWakesWhoeverSleeps) {
   std::atomic<std::uint64_t> sleeps{0};
+  Completion done;  // outlives the fabric, should a round fail
   FabricOptions options;
   options.identity = {.self = 0, .world = 2};
   options.transports.push_back({.name = "full", .make = [&](const TransportContext&) {
@@ -89,7 +90,6 @@ TEST_P(BacklogTest, WhatFindsNoRoomWakesWhoeverSleeps) {
     while (sleeps == slept && !patience.passed()) std::this_thread::sleep_for(1ms);
     std::this_thread::sleep_for(10ms);  // from the look before the sleep to the sleep
     slept = sleeps;
-    Completion done;
     const auto start = Deadline::Clock::now();
     fabric->submit(1, std::array{WorkRequest::flush(&done)}, scaled(60s));
     while (!done.done() && !patience.passed()) std::this_thread::sleep_for(100us);

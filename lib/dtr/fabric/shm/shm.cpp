@@ -54,6 +54,7 @@ Result<std::unique_ptr<Transport>> make(const TransportContext& context, const S
   auto control = Control::create(has_barriers());
   if (!control) return fail(std::move(control.error()));
   local->control = std::move(*control);
+  if (local->control->barriers != 0) local->registration.begin();
   local->lines = std::make_shared<FlagLines>(local->control);
   local->doorbell.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!local->doorbell) return fail(errno_error(errno, "eventfd", "start shm"));
@@ -66,7 +67,6 @@ Result<std::unique_ptr<Transport>> make(const TransportContext& context, const S
   if (!listener) return fail(std::move(listener.error()));
   auto transport = std::make_unique<ShmTransport>(std::move(local), std::move(*listener), address, std::move(*domain));
   if (auto watched = transport->watch(); !watched) return fail(std::move(watched.error()));
-  if (transport->local().control->barriers != 0) transport->local().registration.begin();
   return transport;
 }
 

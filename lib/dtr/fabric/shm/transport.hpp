@@ -40,7 +40,6 @@ class ShmTransport final : public Transport, private Watcher {
   void leave() noexcept override;
 
   int progress(int budget) noexcept override;
-  [[nodiscard]] Local& local() noexcept { return *local_; }
   int wait_descriptor() const noexcept override { return local_->poller.fd(); }
   bool prepare_sleep() noexcept override;
   Deadline::Clock::time_point next_deadline() const noexcept override;
