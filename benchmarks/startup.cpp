@@ -1,19 +1,43 @@
 // What it takes to start: MPI_Init and, beyond it, Runtime::init. mpirun -n N bench_startup. Prints a line of JSON:
-// times until the last rank is through, the most anonymous memory and threads that Runtime::init has added to a rank.
+// times until the last rank is through, threads that Runtime::init has added to a rank, and the memory that it holds.
+//
+// Memory is counted, not sampled: what operator new has given out and not got back (libdtr is C++, MPI is C, so MPI's
+// own does not count), and the pages present of memory that libdtr shares. Pages of the process move in steps of the
+// allocator and with what MPI does meanwhile. `leaf`: the last rank, which is connected with its parent in the watch
+// tree and knows all others by name only; `top`: rank 0, which is connected with up to 64.
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
+#include <new>
 #include <optional>
-#include <sstream>
 #include <string>
+#include <thread>
+#include <utility>
 
+#include <malloc.h>
 #include <mpi.h>
 
 #include "dtr/runtime/runtime.hpp"
 #include "measure.hpp"
 
 namespace {
+
+std::atomic<long> held_bytes{0};
+
+void* counted(void* memory) {
+  if (memory == nullptr) throw std::bad_alloc();
+  held_bytes.fetch_add(static_cast<long>(malloc_usable_size(memory)), std::memory_order_relaxed);
+  return memory;
+}
+
+void give_back(void* memory) {
+  held_bytes.fetch_sub(static_cast<long>(malloc_usable_size(memory)), std::memory_order_relaxed);
+  std::free(memory);
+}
 
 /// A number of /proc/self/status.
 double status_of_process(const std::string& key) {
@@ -24,37 +48,84 @@ double status_of_process(const std::string& key) {
   return 0;
 }
 
+/// KiB present of what libdtr has mapped to share.
+double shared_by_libdtr() {
+  std::ifstream file("/proc/self/smaps");
+  double kib = 0;
+  bool ours = false;
+  for (std::string line; std::getline(file, line);) {
+    if (line.find("memfd:dtr") != std::string::npos) {
+      ours = true;
+    } else if (line.rfind("Rss:", 0) == 0) {
+      if (std::exchange(ours, false)) kib += std::stod(line.substr(4));
+    }
+  }
+  return kib;
+}
+
+struct Usage {
+  double held;      ///< KiB by operator new
+  double shared;    ///< KiB
+  double resident;  ///< KiB, of the whole process
+};
+
+Usage usage() {
+  return {static_cast<double>(held_bytes.load()) / 1024, shared_by_libdtr(), status_of_process("RssAnon")};
+}
+
 }  // namespace
+
+void* operator new(std::size_t bytes) { return counted(std::malloc(bytes)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  const auto unit = static_cast<std::size_t>(alignment);
+  return counted(std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit));
+}
+void operator delete(void* memory) noexcept { give_back(memory); }
+void operator delete(void* memory, std::size_t) noexcept { give_back(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { give_back(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { give_back(memory); }
 
 int main(int argc, char** argv) {
   const double begin = bench::now_us();
   MPI_Init(&argc, &argv);
   const double mpi_ready = bench::now_us();
   MPI_Barrier(MPI_COMM_WORLD);
-  const double memory = status_of_process("RssAnon");
+  const Usage before = usage();
   const double threads = status_of_process("Threads");
   try {
     MPI_Barrier(MPI_COMM_WORLD);
     const double start = bench::now_us();
     std::optional<dtr::Runtime> rt(std::in_place);
     const double ready = bench::now_us();
+    // The neighbours in the watch tree connect now instead of at the first beat, and have time for it.
+    dtr::value_or_throw(rt->heartbeat());
     MPI_Barrier(MPI_COMM_WORLD);
-    const double more_memory = status_of_process("RssAnon") - memory;
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    const Usage after = usage();
     const double more_threads = status_of_process("Threads") - threads;
     MPI_Barrier(MPI_COMM_WORLD);
     const double before_end = bench::now_us();
     dtr::value_or_throw(rt->finalize());
     rt.reset();
-    const std::array<double, 5> mine{(mpi_ready - begin) / 1000, (ready - start) / 1000,
-                                     (bench::now_us() - before_end) / 1000, more_memory, more_threads};
-    std::array<double, 5> most{};
+    const std::array<double, 4> mine{(mpi_ready - begin) / 1000, (ready - start) / 1000,
+                                     (bench::now_us() - before_end) / 1000, more_threads};
+    std::array<double, 4> most{};
     MPI_Reduce(mine.data(), most.data(), static_cast<int>(mine.size()), MPI_DOUBLE, MPI_MAX, 0, MPI_COMM_WORLD);
+    std::array<double, 3> memory{after.held - before.held, after.shared - before.shared,
+                                 after.resident - before.resident};
+    std::array<double, 3> leaf = memory;
     int rank = 0;
+    int size = 0;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Bcast(leaf.data(), static_cast<int>(leaf.size()), MPI_DOUBLE, size - 1, MPI_COMM_WORLD);
     if (rank == 0) {
-      std::printf(
-          "{\"mpi_ms\": %.2f, \"init_ms\": %.2f, \"finalize_ms\": %.2f, \"memory_kib\": %.0f, \"threads\": %.0f}\n",
-          most[0], most[1], most[2], most[3], most[4]);
+      std::printf("{\"mpi_ms\": %.2f, \"init_ms\": %.2f, \"finalize_ms\": %.2f, \"threads\": %.0f", most[0], most[1],
+                  most[2], most[3]);
+      std::printf(", \"leaf_kib\": %.2f, \"leaf_shared_kib\": %.0f, \"leaf_resident_kib\": %.0f", leaf[0], leaf[1],
+                  leaf[2]);
+      std::printf(", \"top_kib\": %.2f, \"top_shared_kib\": %.0f, \"top_resident_kib\": %.0f}\n", memory[0], memory[1],
+                  memory[2]);
     }
   } catch (const dtr::Exception& failure) {
     std::fprintf(stderr, "%s\n", failure.what());

@@ -4,7 +4,7 @@
 #include <array>
 #include <filesystem>
 #include <fstream>
-#include <vector>
+#include <unordered_map>
 
 #include <unistd.h>
 
@@ -28,13 +28,11 @@ std::string host_id(std::string_view override) {
 HostPlace place_on_host(std::span<const std::string> ids, int rank) {
   const std::string& mine = ids[static_cast<std::size_t>(rank)];
   const auto up_to_me = ids.first(static_cast<std::size_t>(rank));
-  std::vector<std::string_view> hosts;
-  for (const std::string& id : ids) {
-    if (std::find(hosts.begin(), hosts.end(), id) == hosts.end()) hosts.push_back(id);
-  }
+  std::unordered_map<std::string_view, int> hosts;
+  for (const std::string& id : ids) hosts.try_emplace(id, static_cast<int>(hosts.size()));
   return {.local_rank = static_cast<int>(std::count(up_to_me.begin(), up_to_me.end(), mine)),
           .local_size = static_cast<int>(std::count(ids.begin(), ids.end(), mine)),
-          .host = static_cast<int>(std::find(hosts.begin(), hosts.end(), mine) - hosts.begin()),
+          .host = hosts.at(mine),
           .hosts = static_cast<int>(hosts.size())};
 }
 

@@ -46,7 +46,10 @@ void arm_all(std::span<const WorkRequest> requests) noexcept {
 }  // namespace
 
 Fabric::Fabric(FabricOptions options)
-    : identity_(options.identity), options_(std::move(options)), ports_(options_.hold_bytes) {}
+    : identity_(options.identity),
+      options_(std::move(options)),
+      ports_(options_.hold_bytes),
+      waiters_(std::make_unique<Waiters>()) {}
 
 Result<std::unique_ptr<Fabric>> Fabric::create(FabricOptions options) {
   if (options.identity.self >= options.identity.world) {
@@ -99,10 +102,13 @@ Result<void> Fabric::start(std::span<const std::vector<std::byte>> addresses, co
                 "start fabric");
   }
   identity_.token = token;
+  std::vector<std::string> domains;
+  for (const auto& transport : transports_) domains.push_back(transport->domain());
+  peers_.reserve(identity_.world);
   for (PeerId id = 0; id < identity_.world; ++id) {
-    if (auto chosen = choose_path(id, addresses[id]); !chosen) return chosen;
+    if (auto chosen = choose_path(id, addresses[id], domains); !chosen) return chosen;
   }
-  backlog_ = std::make_unique<Backlog>(peers_, with_backlog_);
+  backlog_ = std::make_unique<Backlog>(*waiters_);
   for (auto& transport : transports_) {
     if (auto added = engine_->add(*transport); !added) return added;
   }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -159,11 +160,12 @@ class Fabric final : public Receiver {
 
  private:
   struct Peer;
+  class Waiters;
   class Backlog;
 
   explicit Fabric(FabricOptions options);
   Result<void> make_transports();
-  Result<void> choose_path(PeerId peer, std::span<const std::byte> address);
+  Result<void> choose_path(PeerId peer, std::span<const std::byte> address, std::span<const std::string> domains);
   Result<Channel*> connect(Peer& peer);
   std::size_t post_now(Peer& peer, std::span<const WorkRequest> requests, Deadline deadline) noexcept;
 
@@ -176,7 +178,8 @@ class Fabric final : public Receiver {
   std::vector<std::shared_ptr<TrafficMeter>> meters_;  ///< one a transport
   std::vector<std::unique_ptr<Transport>> transports_;
   std::vector<TransportReport> reports_;
-  std::atomic<std::uint32_t> with_backlog_{0};
+  std::unique_ptr<Waiters> waiters_;
+  std::set<std::string> reasons_;  ///< for the paths chosen; many peers have one in common
   std::vector<std::unique_ptr<Peer>> peers_;
   std::unique_ptr<Backlog> backlog_;
   std::atomic<std::uint64_t> next_segment_{1};

@@ -58,46 +58,52 @@ std::vector<std::byte> Fabric::address() const {
   return out.take();
 }
 
-Result<void> Fabric::choose_path(PeerId id, std::span<const std::byte> address) {
-  Peer& peer = *peers_.emplace_back(std::make_unique<Peer>(id, with_backlog_));
+Result<void> Fabric::choose_path(PeerId id, std::span<const std::byte> address, std::span<const std::string> domains) {
+  Peer& peer = *peers_.emplace_back(std::make_unique<Peer>(id, *waiters_));
   if (id == self()) {
     peer.transport = transports_.front().get();
-    peer.why = "this process";
+    peer.why = &*reasons_.emplace("this process").first;
     return {};
   }
   struct Offer {
-    std::string domain;
+    std::string_view name;
+    std::string_view domain;
     std::span<const std::byte> address;
   };
-  std::vector<std::pair<std::string, Offer>> offers;
+  std::vector<Offer> offers;
   ByteReader in(address);
+  const auto text = [&in] {
+    const auto bytes = in.bytes();
+    return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  };
   const auto count = in.value<std::uint32_t>();
   for (std::uint32_t i = 0; i < count && in.ok(); ++i) {
-    std::string name = in.text();
-    std::string domain = in.text();
-    offers.emplace_back(std::move(name), Offer{std::move(domain), in.bytes()});
+    const auto name = text();
+    const auto domain = text();
+    offers.push_back({.name = name, .domain = domain, .address = in.bytes()});
   }
   if (!in.ok() || !in.at_end()) {
     return fail(Errc::truncated, "the address is malformed", "start fabric", static_cast<int>(id));
   }
   std::string passed_over;
   for (std::size_t i = 1; i < transports_.size(); ++i) {
-    const auto offer = std::find_if(offers.begin(), offers.end(),
-                                    [&](const auto& entry) { return entry.first == transports_[i]->name(); });
-    const std::string name(transports_[i]->name());
+    const std::string_view name = transports_[i]->name();
+    const auto offer =
+        std::find_if(offers.begin(), offers.end(), [&](const Offer& candidate) { return candidate.name == name; });
     if (offer == offers.end()) {
-      passed_over += name + ": the peer does not have it; ";
-    } else if (offer->second.domain != transports_[i]->domain()) {
-      passed_over += name + ": domain " + transports_[i]->domain() + " here, " + offer->second.domain + " there; ";
+      passed_over.append(name).append(": the peer does not have it; ");
+    } else if (offer->domain != domains[i]) {
+      passed_over.append(name).append(": domain ").append(domains[i]).append(" here, ");
+      passed_over.append(offer->domain).append(" there; ");
     } else {
       peer.transport = transports_[i].get();
-      peer.address.assign(offer->second.address.begin(), offer->second.address.end());
-      peer.why = passed_over + "same domain " + offer->second.domain;
-      DTR_LOG_INFO("rank ", id, " by ", name, ": ", peer.why);
+      peer.address.assign(offer->address.begin(), offer->address.end());
+      peer.why = &*reasons_.insert(passed_over.append("same domain ").append(offer->domain)).first;
+      DTR_LOG_INFO("rank ", id, " by ", name, ": ", *peer.why);
       return peer.transport->introduce(id, peer.address);
     }
   }
-  peer.why = passed_over;
+  peer.why = &*reasons_.insert(passed_over).first;
   return fail(Errc::unreachable, passed_over.empty() ? "no transport is left here" : passed_over, "start fabric",
               static_cast<int>(id));
 }
@@ -107,7 +113,7 @@ PathReport Fabric::path(PeerId id) const {
   if (id >= peers_.size()) return report;
   const Peer& peer = *peers_[id];
   report.transport = peer.transport != nullptr ? std::string(peer.transport->name()) : "none";
-  report.reason = peer.why;
+  if (peer.why != nullptr) report.reason = *peer.why;
   const Channel* channel = peer.channel.load(std::memory_order_acquire);
   report.detail = channel != nullptr ? channel->path() : "not connected yet";
   return report;

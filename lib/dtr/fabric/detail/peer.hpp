@@ -13,22 +13,26 @@
 
 #include "dtr/fabric/checks.hpp"
 #include "dtr/fabric/fabric.hpp"
+#include "dtr/fabric/spin_lock.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric {
 
+/// One for every rank of the job, and most ranks never use most of them: what only used ones need is made with the use.
 struct Fabric::Peer {
-  Peer(PeerId number, std::atomic<std::uint32_t>& with_backlog) : id(number), with_backlog_(with_backlog) {}
+  Peer(PeerId number, Waiters& waiters) : id(number), waiters_(waiters) {}
 
   const PeerId id;
   Transport* transport = nullptr;
   std::vector<std::byte> address;
-  std::string why;  ///< the reason for this path
+  const std::string* why = nullptr;  ///< the reason for this path; ranks of one host have it in common
 
   std::atomic<Errc> down{Errc::ok};
   std::atomic<Channel*> channel{nullptr};
   std::unique_ptr<Channel> channel_owner;
   std::atomic<bool> has_backlog{false};
+  bool listed = false;  ///< among the Waiters; under their lock, as what follows
+  Peer* next_listed = nullptr;
   std::atomic<std::uint64_t> heard{0};  ///< see Fabric::heard
   mutable std::mutex mutex;
 
@@ -63,17 +67,34 @@ struct Fabric::Peer {
   template <class Ends>
   std::uint32_t end_if(Ends&& ends, Status status) noexcept;
 
-  std::atomic<std::uint32_t>& with_backlog_;  ///< counts the peers that have one
-  std::deque<Waiting> backlog_;
+  Waiters& waiters_;
+  std::unique_ptr<std::deque<Waiting>> backlog_;  ///< made with the first one that waits
   std::string down_reason_;
   std::string connect_failure_;
 };
 
-/// Drains the backlogs of all peers as part of progress.
+/// The peers that have a backlog, so that nobody has to ask all of them.
+class Fabric::Waiters {
+ public:
+  [[nodiscard]] bool empty() const noexcept { return first_.load(std::memory_order_acquire) == nullptr; }
+
+  /// Nothing if it is there already. Any thread.
+  void add(Peer& peer) noexcept;
+  /// Drains the backlogs of those there are now; who has none left is not there any more. Progress only.
+  int drain() noexcept;
+
+ private:
+  void append(Peer& peer) noexcept;
+
+  SpinLock lock_;
+  std::atomic<Peer*> first_{nullptr};
+  Peer* last_ = nullptr;
+};
+
+/// Drains the backlogs as part of progress.
 class Fabric::Backlog final : public ProgressSource {
  public:
-  Backlog(const std::vector<std::unique_ptr<Peer>>& peers, const std::atomic<std::uint32_t>& with_backlog)
-      : peers_(peers), with_backlog_(with_backlog) {}
+  explicit Backlog(Waiters& waiters) : waiters_(waiters) {}
 
   int progress(int budget) noexcept override;
   int wait_descriptor() const noexcept override { return -1; }
@@ -82,8 +103,7 @@ class Fabric::Backlog final : public ProgressSource {
   Deadline::Clock::time_point next_deadline() const noexcept override;
 
  private:
-  const std::vector<std::unique_ptr<Peer>>& peers_;
-  const std::atomic<std::uint32_t>& with_backlog_;  ///< mostly 0: then no peer is looked at
+  Waiters& waiters_;
 };
 
 }  // namespace fabric
