@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -99,6 +100,89 @@ TEST_P(RanksTest, ABarrierAndAnAllgatherThatTimeOutNameWhoIsMissing) {
       EXPECT_TRUE(rt.barrier({}, scaled(30s))) << "it meets the barrier that the others gave up";
     }
     EXPECT_TRUE(rt.finalize(scaled(30s)));
+  });
+}
+
+TEST_P(RanksTest, MeetingsOfManyRanksConnectNobodyWithMoreThanItsNeighboursInTheTree) {
+  constexpr int kRanks = 12;
+  constexpr int kServers = 5;
+  std::atomic<int> looked{0};
+  on_ranks(kRanks, [&](int rank, std::unique_ptr<Bootstrap> bootstrap) {
+    auto options = options_for(std::move(bootstrap), GetParam(), kServers);
+    options.config.overrides.emplace_back("runtime.watch_width", "2");
+    auto rt = Runtime::init(std::move(options));
+    ASSERT_TRUE(rt) << rt.error().to_string();
+    ASSERT_TRUE((*rt)->barrier({}, scaled(30s)));
+    for (int round = 0; round < 2; ++round) {
+      const auto size = static_cast<std::size_t>(rank) * 3000;
+      const auto all = (*rt)->allgather("blob", Bytes(size, static_cast<std::byte>(rank)), scaled(30s));
+      ASSERT_TRUE(all) << all.error().to_string();
+      for (std::size_t r = 0; r < kRanks; ++r) EXPECT_EQ((*all)[r], Bytes(r * 3000, static_cast<std::byte>(r)));
+    }
+    const auto neighbours = [](int place, int count) {
+      std::set<int> found;
+      if (place > 0) found.insert((place - 1) / 2);
+      for (const int child : {2 * place + 1, 2 * place + 2}) {
+        if (child < count) found.insert(child);
+      }
+      return found;
+    };
+    std::set<int> known = neighbours(rank, kRanks);
+    for (int other = 0; other < kRanks; ++other) {
+      const bool connected = (*rt)->fabric().path(static_cast<fabric::PeerId>(other)).detail != "not connected yet";
+      EXPECT_TRUE(!connected || other == rank || known.contains(other)) << rank << " is connected with " << other;
+    }
+    ++looked;  // before anybody has others pass on what is the servers'
+    const Deadline patience(scaled(30s));
+    while (looked < kRanks && !patience.passed()) std::this_thread::sleep_for(1ms);
+    // The servers have a tree of their own: no worker passes on what is theirs.
+    auto group = (*rt)->is_worker() ? (*rt)->worker_group() : (*rt)->server_group();
+    ASSERT_TRUE(group) << group.error().to_string();
+    const auto theirs = (*group)->allgather("who", Bytes(1, static_cast<std::byte>(rank)), scaled(30s));
+    ASSERT_TRUE(theirs) << theirs.error().to_string();
+    const int first = (*rt)->is_worker() ? 0 : kRanks - kServers;
+    for (std::size_t i = 0; i < theirs->size(); ++i) {
+      EXPECT_EQ((*theirs)[i], Bytes(1, static_cast<std::byte>(first + static_cast<int>(i))));
+    }
+    if ((*rt)->is_server()) {
+      for (const int place : neighbours(rank - first, kServers)) known.insert(first + place);
+    }
+    for (int other = 0; other < kRanks; ++other) {
+      const bool connected = (*rt)->fabric().path(static_cast<fabric::PeerId>(other)).detail != "not connected yet";
+      EXPECT_TRUE(!connected || other == rank || known.contains(other)) << rank << " is connected with " << other;
+    }
+    EXPECT_TRUE((*rt)->finalize(scaled(30s)));
+  });
+}
+
+TEST_P(RanksTest, WhoIsMissingIsNamedAlsoToThoseThatAskThroughOthers) {
+  constexpr int kRanks = 8;  // 0 over 1 and 2, 1 over 3 and 4, 2 over 5 and 6, 3 over 7
+  std::atomic<int> gave_up{0};
+  const auto short_while = std::max<std::chrono::milliseconds>(1500ms, scaled(500ms));  // for the others to come
+  on_ranks(kRanks, [&](int rank, std::unique_ptr<Bootstrap> bootstrap) {
+    auto options = options_for(std::move(bootstrap), GetParam());
+    options.config.overrides.emplace_back("runtime.watch_width", "2");
+    auto rt = Runtime::init(std::move(options));
+    ASSERT_TRUE(rt) << rt.error().to_string();
+    ASSERT_TRUE((*rt)->barrier({}, scaled(30s)));
+    if (rank == 3) {  // passes on what rank 7 says, but does not come itself
+      const Deadline patience(scaled(60s));
+      while (gave_up < kRanks - 1 && !patience.passed()) std::this_thread::sleep_for(1ms);
+      EXPECT_TRUE((*rt)->barrier({}, scaled(30s)));
+    } else {
+      const auto late = (*rt)->barrier({}, short_while);
+      ASSERT_FALSE(late);
+      // Who asks through others may get no answer in the half second that the library allows for it.
+      const auto named = HasSubstr("barrier: timed_out: did not come: rank 3");
+      const auto unanswered = HasSubstr("unknown, rank 0 does not answer");
+      if (rank == 0) {
+        EXPECT_THAT(late.error().to_string(), named);
+      } else {
+        EXPECT_THAT(late.error().to_string(), ::testing::AnyOf(named, unanswered));
+      }
+      ++gave_up;
+    }
+    EXPECT_TRUE((*rt)->finalize(scaled(30s)));
   });
 }
 

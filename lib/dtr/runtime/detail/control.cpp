@@ -4,6 +4,7 @@
 
 #include "dtr/base/bytes.hpp"
 #include "dtr/base/log.hpp"
+#include "dtr/runtime/detail/relay_tree.hpp"
 
 namespace dtr::inline v0 {
 
@@ -48,6 +49,29 @@ void Runtime::Control::send(fabric::PeerId to, std::span<const std::byte> messag
   } while (offset < message.size());
 }
 
+auto Runtime::Control::tree_over(Members members) const {
+  return RelayTree(members.count, options_.watch.width, [this, first = members.first](std::uint32_t place) {
+    return first + place == fabric_.self() || fabric_.peer_state(first + place) == Errc::ok;
+  });
+}
+
+void Runtime::Control::send_by_tree(Members members, fabric::PeerId to, std::span<const std::byte> message,
+                                    Deadline deadline) noexcept {
+  const fabric::PeerId self = fabric_.self();
+  if (to == self || tree_over(members).next(self - members.first, to - members.first) == to - members.first) {
+    return send(to, message, deadline);
+  }
+  ByteWriter out;
+  out.value(Kind::relay).value(members).value(self).value(to).bytes(message);
+  pass_on(members, to, out.view(), deadline);
+}
+
+void Runtime::Control::pass_on(Members members, fabric::PeerId to, std::span<const std::byte> message,
+                               Deadline deadline) noexcept {
+  const std::uint32_t next = tree_over(members).next(fabric_.self() - members.first, to - members.first);
+  send(members.first + next, message, deadline);
+}
+
 void Runtime::Control::on_notify(fabric::PeerId from, std::uint32_t) noexcept {
   DTR_LOG_WARN("a notification from rank ", from, " on the control port has no meaning");
 }
@@ -85,12 +109,22 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
   switch (in.value<Kind>()) {
     case Kind::hello:
       return adopt(from);
+    case Kind::relay: {
+      const auto members = in.value<Members>();
+      const auto origin = in.value<fabric::PeerId>();
+      const auto to = in.value<fabric::PeerId>();
+      const auto inner = in.bytes();
+      const bool fits = has(members, origin) && has(members, to) && has(members, fabric_.self());
+      if (!in.ok() || !fits || inner.empty() || static_cast<Kind>(inner.front()) == Kind::relay) break;
+      if (to != fabric_.self()) return pass_on(members, to, message, options_.message_timeout);
+      return handle(origin, inner);
+    }
     case Kind::contribution: {
       std::string topic = in.text();
       const auto round = in.value<std::uint64_t>();
       const auto members = in.value<Members>();
       const auto bytes = in.bytes();
-      if (!in.ok() || members.first + std::uint64_t{members.count} > fabric_.size()) break;
+      if (!in.ok() || !has(members, from)) break;
       return contribute({std::move(topic), round}, members, static_cast<int>(from), Bytes(bytes.begin(), bytes.end()));
     }
     case Kind::arrival: {
@@ -99,19 +133,27 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
       if (!in.ok()) break;
       const std::lock_guard lock(mutex_);
       if (round > 0) arrivals_.erase({topic, round - 1});  // who comes to the next one has left the last one
-      arrivals_[{std::move(topic), round}].insert(static_cast<int>(from));
+      auto& arrived = arrivals_[{std::move(topic), round}];
+      arrived.resize(fabric_.size());
+      arrived[from] = true;
       return;
     }
     case Kind::outcome: {
       std::string topic = in.text();
       const auto round = in.value<std::uint64_t>();
-      std::vector<Bytes> all(in.value<std::uint32_t>());
+      const auto members = in.value<Members>();
+      if (!in.ok() || !has(members, fabric_.self())) break;
+      std::vector<Bytes> all(members.count);
       for (Bytes& bytes : all) {
         const auto view = in.bytes();
         bytes.assign(view.begin(), view.end());
         if (!in.ok()) break;
       }
       if (!in.ok()) break;
+      // First to those who wait for it to come by here.
+      tree_over(members).for_each_below(fabric_.self() - members.first, [&](std::uint32_t place) {
+        send(members.first + place, message, options_.message_timeout);
+      });
       const Meeting meeting{std::move(topic), round};
       const std::lock_guard lock(mutex_);
       if (given_up_.erase(meeting) == 0) outcomes_[meeting] = std::move(all);
@@ -122,9 +164,10 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
       std::string topic = in.text();
       const auto round = in.value<std::uint64_t>();
       const auto expected = in.value<Members>();
-      if (!in.ok() || expected.first + std::uint64_t{expected.count} > fabric_.size()) break;
+      if (!in.ok() || !has(expected, from)) break;
       const std::string text = missing_at_root({std::move(topic), round}, expected);
-      return send(from, ByteWriter().value(Kind::answer).value(number).text(text).take(), options_.message_timeout);
+      return send_by_tree(tree_towards(fabric_.self(), expected), from,
+                          ByteWriter().value(Kind::answer).value(number).text(text).take(), options_.message_timeout);
     }
     case Kind::answer: {
       const auto number = in.value<std::uint64_t>();
@@ -165,12 +208,9 @@ void Runtime::Control::contribute(const Meeting& meeting, Members members, int r
     contributions_.erase(meeting);
   }
   ByteWriter out;
-  out.value(Kind::outcome).text(meeting.first).value(meeting.second).value(static_cast<std::uint32_t>(all.size()));
+  out.value(Kind::outcome).text(meeting.first).value(meeting.second).value(members);
   for (const auto& [from, part] : all) out.bytes(part);
-  const Bytes message = out.take();
-  for (fabric::PeerId to = members.first; to < members.first + members.count; ++to) {
-    send(to, message, options_.message_timeout);
-  }
+  handle(fabric_.self(), out.view());
 }
 
 Result<std::vector<Bytes>> Runtime::Control::allgather(std::string_view topic, std::span<const std::byte> mine,
@@ -181,9 +221,10 @@ Result<std::vector<Bytes>> Runtime::Control::allgather(std::string_view topic, s
     const std::lock_guard lock(mutex_);
     meeting.second = rounds_[meeting.first]++;
   }
-  send(members.first,
-       ByteWriter().value(Kind::contribution).text(topic).value(meeting.second).value(members).bytes(mine).take(),
-       deadline);
+  send_by_tree(
+      tree_towards(members.first, members), members.first,
+      ByteWriter().value(Kind::contribution).text(topic).value(meeting.second).value(members).bytes(mine).take(),
+      deadline);
 
   std::optional<std::vector<Bytes>> all;
   const auto arrived = [&]() noexcept {
@@ -242,21 +283,46 @@ std::uint64_t Runtime::Control::announce(std::string_view topic, Deadline deadli
     const std::lock_guard lock(mutex_);
     round = rounds_[std::string(topic)]++;
   }
-  send(kRoot, ByteWriter().value(Kind::arrival).text(topic).value(round).take(), deadline);
+  send_by_tree(tree_towards(kRoot, {}), kRoot, ByteWriter().value(Kind::arrival).text(topic).value(round).take(),
+               deadline);
   return round;
 }
 
 std::string Runtime::Control::missing_at_root(const Meeting& meeting, Members expected) const {
   const std::lock_guard lock(mutex_);
-  std::vector<int> absent;
+  std::vector<bool> came(expected.count);
   const auto contributions = contributions_.find(meeting);
   const auto arrivals = arrivals_.find(meeting);
-  for (int rank = static_cast<int>(expected.first); rank < static_cast<int>(expected.first + expected.count); ++rank) {
-    const bool contributed = contributions != contributions_.end() && contributions->second.contains(rank);
-    const bool arrived = arrivals != arrivals_.end() && arrivals->second.contains(rank);
-    if (!contributed && !arrived) absent.push_back(rank);
+  for (std::uint32_t i = 0; i < expected.count; ++i) {
+    const fabric::PeerId rank = expected.first + i;
+    came[i] = (contributions != contributions_.end() && contributions->second.contains(static_cast<int>(rank))) ||
+              (arrivals != arrivals_.end() && arrivals->second[rank]);
   }
-  return absent.empty() ? "nobody (all came too late)" : list_ranks(absent);
+  // The word of a rank may have come as far as one that does not pass it on, being stopped.
+  const Members members = tree_towards(fabric_.self(), expected);
+  const auto tree = tree_over(members);
+  const auto may_be_held_up = [&](fabric::PeerId rank) {
+    for (std::uint32_t place = rank - members.first; place != 0;) {
+      place = tree.above(place);
+      const fabric::PeerId between = members.first + place;
+      if (place != 0 && has(expected, between) && !came[between - expected.first]) return true;
+    }
+    return false;
+  };
+  std::vector<int> absent;
+  std::size_t unknown = 0;
+  for (std::uint32_t i = 0; i < expected.count; ++i) {
+    if (came[i]) continue;
+    if (may_be_held_up(expected.first + i)) {
+      ++unknown;
+    } else {
+      absent.push_back(static_cast<int>(expected.first + i));
+    }
+  }
+  if (absent.empty()) return "nobody (all came too late)";
+  std::string text = list_ranks(absent);
+  if (unknown > 0) text += " (and perhaps some of the " + std::to_string(unknown) + " whose words they pass on)";
+  return text;
 }
 
 std::string Runtime::Control::missing(std::string_view topic, std::uint64_t round, Members expected,
@@ -269,7 +335,7 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
   }
   ByteWriter out;
   out.value(Kind::question).value(number).text(topic).value(round).value(expected);
-  send(root, out.take(), to_ask);
+  send_by_tree(tree_towards(root, expected), root, out.take(), to_ask);
   std::optional<std::string> answer;
   const auto answered = [&]() noexcept {
     if (answer) return true;

@@ -36,8 +36,9 @@ struct ControlOptions {
   std::vector<bool> speaks{};
 };
 
-/// The first member of a meeting collects; a watch tree makes every death known to all. Handlers run on progress, the
-/// rest on any thread.
+/// The first member of a meeting collects; a watch tree makes every death known to all. Words between ranks that are
+/// not neighbours in a tree go by those between, so that nobody is connected with everybody. Handlers run on progress,
+/// the rest on any thread.
 class Runtime::Control final : public fabric::PortHandler, private fabric::ProgressSource {
  public:
   static constexpr fabric::Port kPort = 0;
@@ -85,7 +86,7 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   void on_peer_down(fabric::PeerId peer, const Error& error) noexcept override;
 
  private:
-  enum class Kind : std::uint8_t { hello = 1, contribution, arrival, outcome, question, answer, down, beat };
+  enum class Kind : std::uint8_t { hello = 1, contribution, arrival, outcome, question, answer, down, beat, relay };
 
   /// A message of any length goes as fragments; this is in front of each.
   struct Fragment {
@@ -100,6 +101,19 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   using Meeting = std::pair<std::string, std::uint64_t>;  ///< topic and round
 
   void send(fabric::PeerId to, std::span<const std::byte> message, Deadline deadline) noexcept;
+  /// Up or down the tree over `members`, of which `to` is one and this rank too.
+  void send_by_tree(Members members, fabric::PeerId to, std::span<const std::byte> message, Deadline deadline) noexcept;
+  /// Towards its end: `message` is a whole one of Kind::relay, and this rank is not where it ends.
+  void pass_on(Members members, fabric::PeerId to, std::span<const std::byte> message, Deadline deadline) noexcept;
+  [[nodiscard]] auto tree_over(Members members) const;
+  /// Everybody where rank 0 collects, whose neighbours are then those of the watch tree.
+  [[nodiscard]] Members tree_towards(fabric::PeerId root, Members members) const noexcept {
+    return root == 0 ? Members{.first = 0, .count = fabric_.size()} : members;
+  }
+  [[nodiscard]] bool has(Members members, fabric::PeerId rank) const noexcept {
+    return members.first + std::uint64_t{members.count} <= fabric_.size() && rank >= members.first &&
+           rank - members.first < members.count;
+  }
   void handle(fabric::PeerId from, std::span<const std::byte> message);
   void contribute(const Meeting& meeting, Members members, int rank, Bytes bytes);
 
@@ -150,7 +164,7 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   std::map<std::pair<fabric::PeerId, std::uint64_t>, Assembly> assemblies_;
   std::map<std::string, std::uint64_t, std::less<>> rounds_;  ///< this rank's next round of a topic
   std::map<Meeting, std::map<int, Bytes>> contributions_;     ///< at the first member
-  std::map<Meeting, std::set<int>> arrivals_;                 ///< at the first member
+  std::map<Meeting, std::vector<bool>> arrivals_;             ///< at the first member, by rank
   std::map<Meeting, std::vector<Bytes>> outcomes_;
   std::set<Meeting> given_up_;  ///< outcomes that nobody waits for any more
   std::map<std::uint64_t, std::string> answers_;
