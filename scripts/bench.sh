@@ -4,7 +4,7 @@
 #
 #   scripts/bench.sh NAME [--install] [--rounds N] [--quick] [--only PART,PART] [--urgent] [--markdown FILE]
 #
-#   NAME       shm, tcp, verbs, gradients, train, startup: one of benchmarks/NAME.py; all: every one
+#   NAME       shm, tcp, verbs, alltoall, gradients, train, startup: one of benchmarks/NAME.py; all: every one
 #   --install  install the peers first; otherwise one that is missing is left out, and said so
 #   --quick    short runs, for a first look
 #   --urgent   both sides at the highest priority, for a machine that others use (needs root)

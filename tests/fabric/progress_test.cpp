@@ -291,7 +291,7 @@ TEST(ProgressEngineTest, WhatHappensOutsideOfPollIsAnnounced) {
 }
 
 TEST(ProgressEngineTest, IdleEngineCostsNoProcessorTime) {
-  Driven driven({.spin = 20us});
+  Driven driven({.thread_spin = 20us});
   driven.mailbox.put();
   std::this_thread::sleep_for(50ms);
   const auto used = [] {

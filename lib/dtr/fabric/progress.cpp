@@ -298,7 +298,7 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
       last_event = Clock::now();
       continue;
     }
-    if (waiters_.load(std::memory_order_relaxed) == 0 && Clock::now() - last_event < options_.spin) {
+    if (waiters_.load(std::memory_order_relaxed) == 0 && Clock::now() - last_event < options_.thread_spin) {
       relax();
       continue;
     }

@@ -21,10 +21,11 @@ namespace dtr::inline v0 {
 namespace fabric {
 
 struct ProgressOptions {
-  bool thread = true;                ///< false: only waiting callers and poll() make progress
-  std::chrono::nanoseconds spin{0};  ///< how long to look at memory before sleeping
-  bool yield = false;                ///< give the core away between looks (more ranks than cores)
-  std::vector<int> cpus{};           ///< where the thread may run; empty = anywhere
+  bool thread = true;                       ///< false: only waiting callers and poll() make progress
+  std::chrono::nanoseconds spin{0};         ///< how long a waiting caller looks in vain before it sleeps
+  std::chrono::nanoseconds thread_spin{0};  ///< how long the thread does
+  bool yield = false;                       ///< give the core away between looks (more ranks than cores)
+  std::vector<int> cpus{};                  ///< where the thread may run; empty = anywhere
   std::string name = "dtr-progress";
 };
 

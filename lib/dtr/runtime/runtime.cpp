@@ -77,6 +77,11 @@ Result<void> check_roles(const RuntimeOptions& options, int size) {
   return {};
 }
 
+constexpr std::chrono::microseconds kSpin{20};
+/// Where ranks share cores a look is followed by a turn of the others. As long as these only send and look as well,
+/// that takes a few microseconds, and less than to sleep and be woken; once they compute, this ends with one turn.
+constexpr std::chrono::microseconds kCrowdedSpin{50};
+
 fabric::ProgressOptions progress_options(const Config& config, int local_ranks) {
   fabric::ProgressOptions options;
   options.thread = config.text("progress.mode") == "thread";
@@ -84,8 +89,10 @@ fabric::ProgressOptions progress_options(const Config& config, int local_ranks) 
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const bool crowded = local_ranks > cores;
   options.yield = crowded || local_ranks * 2 > cores;
-  const auto spin = config.integer("progress.spin_us");
-  options.spin = spin >= 0 ? std::chrono::microseconds(spin) : std::chrono::microseconds(crowded ? 0 : 20);
+  const std::chrono::microseconds spin(config.integer("progress.spin_us"));
+  const bool automatic = spin.count() < 0;
+  options.spin = automatic ? (crowded ? kCrowdedSpin : kSpin) : spin;
+  options.thread_spin = automatic ? (crowded ? std::chrono::microseconds(0) : kSpin) : spin;
   options.cpus = value_or_throw(parse_cpu_list(config.text("progress.affinity")));
   return options;
 }
