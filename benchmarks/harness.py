@@ -15,6 +15,8 @@ import sys
 import time
 from typing import Callable, Optional, Union
 
+import plot
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, "build", "release")
 TIME_LIMIT = 60  # seconds for one run of one program
@@ -237,9 +239,7 @@ UCX_SCALE = {"median_us": 1.0, "GBps": 2**20 / 1e9, "Mops": 1e-6}
 def ucx(runner: Runner, test: list[str], size: int, count: int, figure: str, environment: dict[str, str]) -> Side:
     def run() -> float:
         program = needs("ucx_perftest", "ucx-utils")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        port = free_port()
         server_command = runner.pinned(1, [program, "-p", port])
         server = runner.start(server_command, environment)
         try:
@@ -259,6 +259,49 @@ def ucx(runner: Runner, test: list[str], size: int, count: int, figure: str, env
     return Side("ucx", run)
 
 
+# The provider, as the programs of libfabric call it, and what else they need for it: server, client.
+FABRIC_SHM = ("shm", ["-s", "127.0.0.1"], ["-s", "127.0.0.1"])
+FABRIC_TCP = ("tcp;ofi_rxm", ["-s", "127.0.0.1"], [])
+
+
+def libfabric(runner: Runner, provider: tuple[str, list[str], list[str]], put: bool, size: int, count: int,
+              figure: str) -> Side:
+    """put: fi_rma_bw, a stream of writes. Otherwise fi_pingpong: one message under way, and a mean, not a median."""
+
+    def run() -> float:
+        name, of_server, of_client = provider
+        port = free_port()
+        if put:
+            program = needs("fi_rma_bw", "fabtests, of libfabric; not in Debian 12")
+            test = ["-o", "write"]
+            exchange = [f"-E={port}"] if name == "shm" else []  # over that port the two tell each other their names
+            of_server, of_client = of_server + exchange, of_client + exchange
+        else:
+            program = needs("fi_pingpong", "libfabric-bin")
+            test, of_server, of_client = ["-e", "rdm"], [], []
+        measure = ["-p", name, *test, "-S", str(size), "-I", str(max(count, 200))]
+        server = runner.start(runner.pinned(1, [program, *measure, *of_server, "-B", port]))
+        try:
+            wait_for_listener(int(port), server)
+            client = runner.pinned(0, [program, *measure, *of_client, "-P", port, "127.0.0.1"])
+            lines = [line.split() for line in runner.output(client).strip().splitlines()]
+        finally:
+            stop(server)
+        for names, values in zip(lines, lines[1:]):
+            if names[:1] == ["bytes"]:
+                bytes_a_us = float(values[names.index("MB/sec")])  # more digits than its usec/xfer
+                return {"median_us": size / bytes_a_us, "GBps": bytes_a_us * 1e-3, "Mops": bytes_a_us / size}[figure]
+        raise Unavailable(f"{program}: no result in: " + " / ".join(" ".join(words) for words in lines[-3:]))
+
+    return Side("libfabric", run)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def wait_for_listener(port: int, server: subprocess.Popen) -> None:
     """Looks into the kernel's table: a connection would be taken for the client."""
     wanted = f":{port:04X}"
@@ -271,7 +314,7 @@ def wait_for_listener(port: int, server: subprocess.Popen) -> None:
                     if fields[1].endswith(wanted) and fields[3] == "0A":
                         return
         time.sleep(0.01)
-    raise Unavailable("ucx_perftest: its server does not listen")
+    raise Unavailable("its server does not listen")
 
 
 # --- comparing ---
@@ -367,12 +410,32 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(name: str, comparisons: Callable[[Runner, bool], tuple[list[Comparison], list[str]]]) -> None:
+def picture(path: str, name: str, rows: list[dict], titles: dict[str, str]) -> None:
+    """Rows called OP/BYTES, a panel for each OP."""
+    panels: dict[str, plot.Panel] = {}
+    for r in rows:
+        op, size = r["name"].split("/")
+        panel = panels.setdefault(op, plot.Panel(titles[op], r["unit"], {}))
+        for side, values, quartiles_ in (("libdtr", r["ours"], r["ours_quartiles"]), (r["peer_name"], r["peer"], r["peer_quartiles"])):
+            points = panel.lines.setdefault(side, [])
+            if all(point.x != float(size) for point in points):
+                points.append(plot.Point(float(size), values, *quartiles_))
+    when = time.strftime("%d %B %Y").lstrip("0")
+    plot.draw(path, f"{name}: {machine()}, {when}; medians, bars from quartile to quartile", list(panels.values()))
+
+
+Chooser = Callable[[Runner, bool], tuple[list[Comparison], list[str]]]
+
+
+def main(name: str, comparisons: Chooser, sweep: Optional[Chooser] = None, titles: Optional[dict[str, str]] = None) -> None:
+    """`sweep`: what --sweep measures; `titles`: those of the panels of its picture, by OP."""
     parser = argparse.ArgumentParser(prog=f"scripts/bench.sh {name}")
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs (default 5)")
     parser.add_argument("--quick", action="store_true", help="short runs, for a first look")
     parser.add_argument("--only", default="", help="only names that contain this, or one of these (a,b)")
     parser.add_argument("--urgent", action="store_true", help="both sides at the highest priority: for a machine that others use")
+    if sweep:
+        parser.add_argument("--sweep", action="store_true", help="a range of sizes and a picture, instead of the table")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there as well")
     options = parser.parse_args()
     if options.urgent and os.geteuid() != 0:
@@ -381,7 +444,9 @@ def main(name: str, comparisons: Callable[[Runner, bool], tuple[list[Comparison]
     os.makedirs(os.path.join(ROOT, "build", "bench"), exist_ok=True)
     runner = Runner(options.urgent)
     wanted = [part for part in options.only.split(",") if part]
-    chosen, left_out = comparisons(runner, options.quick)
+    sweeping = sweep is not None and options.sweep
+    chosen, left_out = (sweep if sweeping else comparisons)(runner, options.quick)
+    called = name + "-sweep" if sweeping else name
     if wanted:
         chosen = [c for c in chosen if any(part in c.name for part in wanted)]
     skips: list[str] = []
@@ -395,7 +460,7 @@ def main(name: str, comparisons: Callable[[Runner, bool], tuple[list[Comparison]
     print(f"{name}: {machine()}; CPUs {runner.cpus[0]} and {runner.cpus[1]}, {options.rounds} rounds", flush=True)
     print(HEADER)
     rows: list[dict] = []
-    path = os.path.join(ROOT, "build", "bench", name + ".json")
+    path = os.path.join(ROOT, "build", "bench", called + ".json")
     begin, busy, own = time.monotonic(), busy_seconds(), own_seconds()
     for comparison in chosen:
         for result in measure(comparison, options.rounds, skipped):
@@ -411,6 +476,10 @@ def main(name: str, comparisons: Callable[[Runner, bool], tuple[list[Comparison]
     print(f"{seconds:.0f} s; meanwhile other programs kept {others:.1f} of {os.cpu_count()} CPUs busy")
 
     print(f"written: {os.path.relpath(path, ROOT)}")
+    if sweeping and rows:
+        drawn = os.path.join(ROOT, "build", "bench", name + ".svg")
+        picture(drawn, name, rows, titles or {})
+        print(f"written: {os.path.relpath(drawn, ROOT)}")
     if options.markdown:
         with open(options.markdown, "w", encoding="utf-8") as file:
             file.write(markdown(rows))

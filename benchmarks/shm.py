@@ -20,6 +20,10 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
             harness.ucx(runner, ucx_test, size, count, column, UCX),
             harness.openmpi(runner, mpi_op, size, count, column, OPENMPI),
         ]
+        if name == "send_lat":
+            peers.append(harness.libfabric(runner, harness.FABRIC_SHM, False, size, count, column))
+        if name == "put_bw" and size >= 64 * KIB:
+            peers.append(harness.libfabric(runner, harness.FABRIC_SHM, True, size, count // 4, column))
         if memcpy:
             peers.append(harness.own_program(runner, "memcpy", "bench_memcpy", mpi_op, size, count, column))
         ours = harness.dtr(runner, op, size, count, column, options)
@@ -45,5 +49,43 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
     return made, left_out
 
 
+TITLES = {"put_lat": "put, one way", "send_lat": "message, one way", "put_bw": "bandwidth of puts and messages"}
+
+
+def sweep(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], list[str]]:
+    made: list[Comparison] = []
+
+    def add(op, figure, size, cost_us, batch, peers):
+        column, unit, better = figure
+        count = harness.iterations(size, quick, cost_us, most=500_000)
+        ours = harness.dtr(runner, op, size, count, column, batch)
+        sides = [harness.Side(name, make(size, count, column).run) for name, make in peers]
+        made.append(Comparison(f"{op}/{size}", unit, better, ours, sides))
+
+    def ucx(test):
+        return lambda *of: harness.ucx(runner, [test], *of, UCX)
+
+    def openmpi(op):
+        return lambda *of: harness.openmpi(runner, op, *of, OPENMPI)
+
+    def libfabric(put):
+        return lambda *of: harness.libfabric(runner, harness.FABRIC_SHM, put, *of)
+
+    def memcpy(*of):
+        return harness.own_program(runner, "memcpy", "bench_memcpy", "put_bw", *of)
+
+    for size in (8, 64, 512, 4096):
+        add("put_lat", LATENCY, size, 0.3, [], [("UCX put", ucx("ucp_put_lat")), ("Open MPI put", openmpi("put_lat"))])
+    for size in (8, 64, 512, 4096):
+        add("send_lat", LATENCY, size, 0.6, [], [("UCX message", ucx("tag_lat")),
+                                                 ("Open MPI message", openmpi("send_lat")),
+                                                 ("libfabric message", libfabric(False))])
+    for power in range(3, 25, 3):
+        add("put_bw", BANDWIDTH, 1 << power, 0.3, ["--batch", "1"],
+            [("UCX put", ucx("ucp_put_bw")), ("Open MPI put", openmpi("put_bw")), ("UCX message", ucx("tag_bw")),
+             ("Open MPI message", openmpi("send_bw")), ("libfabric put", libfabric(True)), ("memcpy", memcpy)])
+    return made, []
+
+
 if __name__ == "__main__":
-    harness.main("shm", comparisons)
+    harness.main("shm", comparisons, sweep, TITLES)

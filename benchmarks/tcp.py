@@ -11,6 +11,13 @@ WINDOW = ["--mca", "osc", "pt2pt"]
 SEND_LIMIT = 4096  # fabric.eager_bytes: a larger message is no single `send`
 
 
+def slow(size: int, count: int, test: str) -> int:
+    """UCX emulates one-sided transfers over tcp: 34 MB/s has been seen. No run shall take minutes."""
+    if not test.startswith("ucp_") or size < 32 * KIB:
+        return count
+    return max(4, min(count, 50_000_000 // size))
+
+
 def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], list[str]]:
     made: list[Comparison] = []
 
@@ -28,14 +35,12 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
             window = [] if op.startswith("send") else WINDOW
             side = harness.openmpi(runner, op, size, count, column, OPENMPI + window)
             peers.append(harness.Side(label, side.run))
+        if name == "send_lat":
+            peers.append(harness.libfabric(runner, harness.FABRIC_TCP, False, size, count, column))
+        if name == "put_bw":
+            peers.append(harness.libfabric(runner, harness.FABRIC_TCP, True, size, count // 4, column))
         ours = harness.dtr(runner, name, size, count, column, ["--transport", "tcp", *batch])
         made.append(Comparison(f"{name}/{size}", unit, better, ours, peers, noise=True))
-
-    def slow(size: int, count: int, test: str) -> int:
-        """UCX emulates one-sided transfers over tcp: 34 MB/s has been seen. No run shall take minutes."""
-        if not test.startswith("ucp_") or size < 64 * KIB:
-            return count
-        return max(4, min(count, 50_000_000 // size))
 
     add("put_lat", LATENCY, 8, 10, [], [("ucx", ["ucp_put_lat"])], [("openmpi", "put_lat")], "lat")
     add("send_lat", LATENCY, 8, 10, [], [("ucx", ["tag_lat"])], [("openmpi", "send_lat")], "lat")
@@ -55,5 +60,43 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
     return made, left_out
 
 
+TITLES = {"put_lat": "put, one way", "send_lat": "message, one way", "put_bw": "bandwidth of puts and messages"}
+
+
+def sweep(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], list[str]]:
+    made: list[Comparison] = []
+
+    def add(op, figure, size, cost_us, batch, peers):
+        column, unit, better = figure
+        count = harness.iterations(size, quick, cost_us, most=100_000)
+        ours = harness.dtr(runner, op, size, count, column, ["--transport", "tcp", *batch])
+        sides = [harness.Side(name, make(size, count, column).run) for name, make in peers]
+        made.append(Comparison(f"{op}/{size}", unit, better, ours, sides))
+
+    def ucx(test):
+        return lambda size, count, column: harness.ucx(runner, [test], size, slow(size, count, test), column, UCX)
+
+    def openmpi(op):
+        options = OPENMPI + ([] if op.startswith("send") else WINDOW)
+        return lambda *of: harness.openmpi(runner, op, *of, options)
+
+    def libfabric(put):
+        return lambda *of: harness.libfabric(runner, harness.FABRIC_TCP, put, *of)
+
+    def raw(op):
+        return lambda *of: harness.own_program(runner, "raw", "bench_raw_tcp", op, *of)
+
+    for size in (8, 64, 512, 4096):
+        add("put_lat", LATENCY, size, 10, [], [("UCX put", ucx("ucp_put_lat")), ("Open MPI put", openmpi("put_lat"))])
+    for size in (8, 64, 512, 4096):
+        add("send_lat", LATENCY, size, 10, [], [("UCX message", ucx("tag_lat")), ("Open MPI message", openmpi("send_lat")),
+                                                ("libfabric message", libfabric(False)), ("raw socket", raw("lat"))])
+    for power in range(3, 25, 3):
+        add("put_bw", BANDWIDTH, 1 << power, 5, [],
+            [("UCX put", ucx("ucp_put_bw")), ("Open MPI put", openmpi("put_bw")), ("UCX message", ucx("tag_bw")),
+             ("Open MPI message", openmpi("send_bw")), ("libfabric put", libfabric(True)), ("raw socket", raw("bw"))])
+    return made, []
+
+
 if __name__ == "__main__":
-    harness.main("tcp", comparisons)
+    harness.main("tcp", comparisons, sweep, TITLES)

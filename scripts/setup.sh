@@ -21,7 +21,7 @@ packages=(
 )
 slurm_packages=(slurmctld slurmd slurm-client munge iproute2 libpmix-dev)
 rdma_packages=(qemu-system-x86 busybox-static cpio kmod xz-utils iproute2 ibverbs-providers ibverbs-utils perftest)
-bench_packages=(ucx-utils libucx-dev)
+bench_packages=(ucx-utils libucx-dev libfabric-bin)
 check_packages=(clang clang-tidy clang-format)
 
 for option in "$@"; do
