@@ -46,7 +46,8 @@ struct PeerRecord {
   std::int64_t look_at = kNever;         ///< its connection broke without a goodbye: when to see whether it is back
   int looks_left = 0;                    ///< then it is taken for dead
   std::string lost_why{};
-  std::atomic<bool> fence_wanted{false};  ///< any thread
+  std::atomic<bool> fence_wanted{false};        ///< any thread
+  std::atomic<std::int64_t> next_call{kNever};  ///< when this peer is to be looked at; any thread
   bool left = false;
   bool told_down = false;
 };
@@ -80,12 +81,13 @@ class Hub {
 
   /// progress wants to be called at this time. Any thread.
   void call_at(std::int64_t when_ns) noexcept {
-    std::int64_t present = next_call_.load(std::memory_order_seq_cst);
-    while (when_ns < present) {
-      if (!next_call_.compare_exchange_weak(present, when_ns, std::memory_order_seq_cst)) continue;
-      if (asleep_.load(std::memory_order_seq_cst)) poller.ring();
-      return;
-    }
+    if (lower(next_call_, when_ns) && asleep_.load(std::memory_order_seq_cst)) poller.ring();
+  }
+
+  /// The same, to look at this peer: the others are left alone then.
+  void call_at(PeerRecord& peer, std::int64_t when_ns) noexcept {
+    lower(peer.next_call, when_ns);  // first: whoever forgets the transport's next call looks at the peers' after that
+    call_at(when_ns);
   }
 
   // The rest happens inside progress.
@@ -103,6 +105,15 @@ class Hub {
 
  protected:
   ~Hub() = default;
+
+  static bool lower(std::atomic<std::int64_t>& next, std::int64_t when_ns) noexcept {
+    std::int64_t present = next.load(std::memory_order_seq_cst);
+    while (when_ns < present) {
+      if (next.compare_exchange_weak(present, when_ns, std::memory_order_seq_cst)) return true;
+    }
+    return false;
+  }
+
   std::atomic<std::int64_t> next_call_{kNever};
   std::atomic<bool> asleep_{false};
 };

@@ -30,7 +30,7 @@ void Initiator::start() noexcept {
     const std::lock_guard rx(rx_mutex_);
     retry_at_ = 0;
   }
-  hub_.call_at(0);  // progress dials
+  hub_.call_at(peer_, 0);  // progress dials
 }
 
 Errc Initiator::check(const WorkRequest& request) const noexcept {
@@ -66,10 +66,10 @@ PostResult Initiator::post(std::span<const WorkRequest> requests, Deadline deadl
     ++result.accepted;
   }
   if (result.accepted == 0) return result;
-  hub_.call_at(deadline_ns);
+  hub_.call_at(peer_, deadline_ns);
   if (!look_arranged_) {
     look_arranged_ = true;
-    hub_.call_at(now_ns() + kSilenceLook);
+    hub_.call_at(peer_, now_ns() + kSilenceLook);
   }
   if (!write_blocked_) pump();
   return result;
@@ -148,7 +148,7 @@ void Initiator::reset() noexcept {
     lost_since_ = now_ns();
     retry_at_ = 0;
   }
-  hub_.call_at(0);  // progress dials
+  hub_.call_at(peer_, 0);  // progress dials
   end_open_atomics();
 }
 

@@ -29,7 +29,7 @@ void Initiator::dial() noexcept {
     } else if (addresses_.size() > 1) {
       attempt_until_ = now_ns() + kPatiencePerAddress;
     }
-    hub_.call_at(attempt_until_);
+    hub_.call_at(peer_, attempt_until_);
     step = dialer_.begin(addresses_[address_], peer_.id, peer_.dialed.fetch_add(1, std::memory_order_relaxed) + 1);
   }
   act_on(step);
@@ -81,7 +81,7 @@ void Initiator::act_on(Dial step) noexcept {
       const bool next_at_once = !was_open_ && address_ != 0;
       if (!next_at_once) retry_pause_ = std::clamp(2 * retry_pause_, kFirstPause, kLongestPause);
       retry_at_ = next_at_once ? 0 : now + retry_pause_;
-      hub_.call_at(retry_at_);
+      hub_.call_at(peer_, retry_at_);
     }
   }
   if (verdict != Errc::ok) give_up(verdict, why);

@@ -136,6 +136,7 @@ Initiator::Parsed Initiator::obey(const ReplyHeader& header, Endings& endings) n
       retry_pause_ = 0;
       if (end_code_ == Errc::ok) why_.clear();
       if (state() == ChannelState::connecting) state_.store(ChannelState::open, std::memory_order_release);
+      hub_.call_at(peer_, 0);  // what is open from before is watched again
     }
   } else {
     switch (header.type) {

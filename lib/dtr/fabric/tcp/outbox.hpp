@@ -42,7 +42,7 @@ class Outbox {
   static constexpr std::size_t kEnoughBytes = 1 << 20;
 
   std::unique_ptr<std::byte[]> staging_;
-  std::array<iovec, kMaxPieces> pieces_{};
+  std::array<iovec, kMaxPieces> pieces_;  ///< left as it is, so that what is not used takes no memory
   std::size_t staged_ = 0;
   std::size_t first_ = 0;
   std::size_t count_ = 0;

@@ -1,27 +1,39 @@
 #include "dtr/fabric/tcp/reply_queue.hpp"
 
+#include <new>
 #include <utility>
 
 namespace dtr::inline v0 {
 namespace fabric::tcp {
 
 ReplyQueue::ReplyQueue(std::size_t greetings, std::uint64_t processed)
-    : ring_(kReplies + greetings + 1), answered_(processed) {
+    : room_(kReplies + greetings + 1),
+      memory_(new std::byte[room_ * sizeof(Reply)]),
+      ring_(reinterpret_cast<Reply*>(memory_.get())),
+      answered_(processed) {
+  static_assert(alignof(Reply) <= __STDCPP_DEFAULT_NEW_ALIGNMENT__);
   leaving_.reserve(Outbox::kMaxPieces);
 }
 
+ReplyQueue::~ReplyQueue() {
+  while (!empty()) pop();
+}
+
 void ReplyQueue::push(const ReplyHeader& header, RegionTable::Use use) noexcept {
-  Reply& reply = ring_[head_ % ring_.size()];
-  reply.header = header;
-  reply.use = std::move(use);
+  new (ring_ + head_ % room_) Reply{.header = header, .use = std::move(use)};
   ++head_;
+}
+
+void ReplyQueue::pop() noexcept {
+  std::destroy_at(ring_ + tail_ % room_);
+  if (++tail_ == head_) tail_ = head_ = 0;
 }
 
 void ReplyQueue::acknowledge(std::uint64_t processed) noexcept {
   if (processed == answered_) return;
   answered_ = processed;
   if (!empty()) {
-    Reply& newest = ring_[(head_ - 1) % ring_.size()];
+    Reply& newest = ring_[(head_ - 1) % room_];
     if (newest.header.type == ReplyType::ack) {
       newest.header.sequence = processed - 1;
       return;
@@ -48,7 +60,7 @@ void ReplyQueue::data(std::uint64_t sequence, std::uint64_t length, RegionTable:
 bool ReplyQueue::fill(Outbox& outbox) noexcept {
   if (empty()) return false;
   while (!empty() && outbox.has_room()) {
-    Reply& reply = ring_[tail_ % ring_.size()];
+    Reply& reply = ring_[tail_ % room_];
     outbox.copy(&reply.header, sizeof reply.header);
     if (const std::uint64_t bytes = payload_bytes(reply.header); bytes > Outbox::kInlineBytes) {
       outbox.refer(reply.use.data(), bytes);
@@ -56,8 +68,7 @@ bool ReplyQueue::fill(Outbox& outbox) noexcept {
     } else if (bytes > 0) {
       outbox.copy(reply.use.data(), bytes);
     }
-    reply.use.release();
-    ++tail_;
+    pop();
   }
   return true;
 }

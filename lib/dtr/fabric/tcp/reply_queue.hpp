@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "dtr/fabric/tcp/outbox.hpp"
@@ -19,8 +20,11 @@ class ReplyQueue {
 
   /// `greetings` more than usual fit at the beginning; `processed` requests are answered already.
   ReplyQueue(std::size_t greetings, std::uint64_t processed);
+  ~ReplyQueue();
+  ReplyQueue(const ReplyQueue&) = delete;
+  ReplyQueue& operator=(const ReplyQueue&) = delete;
 
-  [[nodiscard]] bool full() const noexcept { return head_ - tail_ + 1 >= ring_.size(); }
+  [[nodiscard]] bool full() const noexcept { return head_ - tail_ + 1 >= room_; }
   [[nodiscard]] bool empty() const noexcept { return head_ == tail_; }
 
   void greet(const ReplyHeader& header) noexcept { push(header, {}); }
@@ -46,8 +50,11 @@ class ReplyQueue {
     RegionTable::Use use{};
   };
   void push(const ReplyHeader& header, RegionTable::Use use) noexcept;
+  void pop() noexcept;
 
-  std::vector<Reply> ring_;
+  const std::size_t room_;
+  std::unique_ptr<std::byte[]> memory_;  ///< untouched where it is not used, which takes no memory
+  Reply* ring_;                          ///< [tail, head) are there; an empty one starts at the front again
   std::size_t tail_ = 0;
   std::size_t head_ = 0;
   std::uint64_t answered_;  ///< requests below this are covered by replies in the ring or before

@@ -16,7 +16,6 @@ namespace {
 constexpr std::size_t kBytesAtOnce = 4 << 20;  // then it is the next peer's turn
 constexpr std::int64_t kRevocationLook = 20'000'000;
 constexpr std::int64_t kSilenceLook = 250'000'000;
-constexpr int kGoodbyePatienceMs = 50;
 constexpr std::size_t kOwedBytes = 8 << 10;  // far less than a sender has room for
 constexpr std::uint64_t kOwedMessages = 32;
 
@@ -95,7 +94,7 @@ void Responder::receive() noexcept {
   if (lost) {
     lose(std::move(why));
   } else if (reader_.in_put()) {
-    hub_.call_at(now_ns() + kRevocationLook);
+    hub_.call_at(peer_, now_ns() + kRevocationLook);
   }
 }
 
@@ -138,7 +137,7 @@ void Responder::pump() noexcept {
     const Flushed flushed = outbox_.flush(fd_.get(), budget, error);
     if (flushed == Flushed::drained) continue;
     write_blocked_ = flushed == Flushed::blocked;  // a failure shows when we read
-    if (write_blocked_) hub_.call_at(now_ns() + kSilenceLook);
+    if (write_blocked_) hub_.call_at(peer_, now_ns() + kSilenceLook);
     break;
   }
   watch();
@@ -169,14 +168,15 @@ std::int64_t Responder::on_time(std::int64_t now) noexcept {
   return next;
 }
 
-void Responder::say_goodbye() noexcept {
+void Responder::say_goodbye(Deadline patience) noexcept {
   if (!fd_) return;
   replies_.acknowledge(peer_.inbound.processed);
   pump();
   // Behind what is due already: a half-sent answer cannot be interrupted.
   if (write_blocked_) {
     pollfd wait{.fd = fd_.get(), .events = POLLOUT, .revents = 0};
-    static_cast<void>(::poll(&wait, 1, kGoodbyePatienceMs));
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(patience.left());
+    static_cast<void>(::poll(&wait, 1, static_cast<int>(left.count())));
     pump();
   }
   if (write_blocked_) return;

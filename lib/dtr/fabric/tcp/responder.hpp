@@ -32,8 +32,8 @@ class Responder final : public Pollable {
   /// Sends an acknowledgement that is owed.
   void settle() noexcept;
 
-  /// Tells the peer that this process leaves. Waits a moment if the socket is full.
-  void say_goodbye() noexcept;
+  /// Tells the peer that this process leaves. If the socket is full it waits, if the deadline allows.
+  void say_goodbye(Deadline patience) noexcept;
 
   /// Ends the connection without a word.
   void close() noexcept;

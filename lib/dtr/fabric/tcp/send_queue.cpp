@@ -4,6 +4,8 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <new>
+#include <type_traits>
 
 #include "dtr/fabric/transport.hpp"
 
@@ -11,15 +13,22 @@ namespace dtr::inline v0 {
 namespace fabric::tcp {
 
 SendQueue::SendQueue(std::uint32_t depth, std::size_t message_bytes)
-    : slots_(depth), mask_(slots_.size() - 1), depth_(depth - 1), message_bytes_(message_bytes) {}
+    : memory_(new std::byte[depth * sizeof(Slot)]),
+      slots_(reinterpret_cast<Slot*>(memory_.get())),
+      mask_(depth - 1),
+      depth_(depth - 1),
+      message_bytes_(message_bytes) {
+  static_assert(std::is_trivially_copyable_v<Slot> && alignof(Slot) <= __STDCPP_DEFAULT_NEW_ALIGNMENT__);
+}
+
+SendQueue::Slot& SendQueue::append(const WorkRequest& request, std::int64_t deadline_ns, std::uint8_t flags) noexcept {
+  if (tail_ == head_) first_ = head_;
+  return *new (&at(head_)) Slot{.request = request, .deadline_ns = deadline_ns, .flags = flags};
+}
 
 bool SendQueue::push(const WorkRequest& request, std::int64_t deadline_ns) noexcept {
   if (head_ - tail_ >= depth_) return false;
-  Slot& slot = at(head_);
-  slot.request = request;
-  slot.deadline_ns = deadline_ns;
-  slot.flags = kOpen;
-  slot.refusal = Errc::ok;
+  Slot& slot = append(request, deadline_ns, kOpen);
   if (request.opcode == Opcode::send) {
     if (!copy_message(slot)) return false;
   } else if (request.moves_memory() && request.local != nullptr) {
@@ -32,11 +41,7 @@ bool SendQueue::push(const WorkRequest& request, std::int64_t deadline_ns) noexc
 }
 
 void SendQueue::push_goodbye() noexcept {
-  Slot& slot = at(head_);
-  slot.request = WorkRequest::flush(nullptr);
-  slot.deadline_ns = kNever;
-  slot.flags = kOpen | kGoodbye;
-  slot.refusal = Errc::ok;
+  append(WorkRequest::flush(nullptr), kNever, kOpen | kGoodbye);
   ++head_;
 }
 

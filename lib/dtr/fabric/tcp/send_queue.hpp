@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <vector>
 
 #include "dtr/fabric/endings.hpp"
 #include "dtr/fabric/refusals.hpp"
@@ -111,8 +110,10 @@ class SendQueue {
   };
   static constexpr std::uint64_t kNobody = ~std::uint64_t{0};
 
-  [[nodiscard]] Slot& at(std::uint64_t position) noexcept { return slots_[position & mask_]; }
-  [[nodiscard]] const Slot& at(std::uint64_t position) const noexcept { return slots_[position & mask_]; }
+  [[nodiscard]] Slot& at(std::uint64_t position) noexcept { return slots_[(position - first_) & mask_]; }
+  [[nodiscard]] const Slot& at(std::uint64_t position) const noexcept { return slots_[(position - first_) & mask_]; }
+  /// The next slot, written anew.
+  Slot& append(const WorkRequest& request, std::int64_t deadline_ns, std::uint8_t flags) noexcept;
   [[nodiscard]] bool locate(std::uint64_t sequence, std::uint64_t& position) const noexcept;
   [[nodiscard]] RequestHeader header_of(const Slot& slot) const noexcept;
   [[nodiscard]] bool copy_message(Slot& slot) noexcept;
@@ -137,8 +138,10 @@ class SendQueue {
   Refusals* refusals_ = nullptr;
   TrafficMeter* traffic_ = nullptr;
   std::uint64_t max_message_ = 0;
-  std::vector<Slot> slots_;  ///< one of them is kept free for the goodbye
+  std::unique_ptr<std::byte[]> memory_;  ///< of the slots: untouched until they are used, which takes no memory
+  Slot* slots_;                          ///< one of them is kept free for the goodbye
   std::uint64_t mask_;
+  std::uint64_t first_ = 0;  ///< position of slots_[0]: an empty queue starts there again, where the memory is warm
   std::uint32_t depth_;
   std::uint64_t tail_ = 0, sent_ = 0, next_ = 0, head_ = 0;
   std::uint64_t sequence_offset_ = 0;  ///< wire sequence = position + this

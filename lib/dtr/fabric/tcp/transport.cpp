@@ -18,6 +18,7 @@ constexpr const char* kOperation = "open tcp";
 constexpr std::uint32_t kListenEvery = 64;
 /// Several looks make up the time of grace: when this process itself stood still, a peer may be at the door unheard.
 constexpr int kLooks = 4;
+constexpr auto kGoodbyePatience = std::chrono::milliseconds(50);
 constexpr std::int64_t kSettleNs = 20'000;  // longer than the round trip of a ping-pong, shorter than people notice
 
 Result<void> check(const TcpOptions& options) {
@@ -70,14 +71,17 @@ TcpTransport::~TcpTransport() {
 PeerRecord& TcpTransport::record_of(PeerId peer) {
   const std::lock_guard lock(mutex_);
   auto& record = peers_[peer];
-  if (record == nullptr) record = std::make_unique<PeerRecord>(peer);
+  if (record == nullptr) {
+    record = std::make_unique<PeerRecord>(peer);
+    newcomers_.push_back(record.get());
+  }
   return *record;
 }
 
 const std::vector<PeerRecord*>& TcpTransport::everybody() {
   const std::lock_guard lock(mutex_);
-  round_.clear();
-  for (const auto& [id, peer] : peers_) round_.push_back(peer.get());
+  round_.insert(round_.end(), newcomers_.begin(), newcomers_.end());
+  newcomers_.clear();
   return round_;
 }
 
@@ -151,7 +155,16 @@ void TcpTransport::on_time(std::int64_t now) noexcept {
   // Whoever wants an earlier call from here on lowers it again.
   next_call_.store(kNever, std::memory_order_seq_cst);
   call_at(lobby_.on_time(now));
-  for (PeerRecord* peer : everybody()) call_at(peer_on_time(*peer, now));
+  std::int64_t next = kNever;
+  for (PeerRecord* peer : everybody()) {
+    if (const std::int64_t when = peer->next_call.load(std::memory_order_seq_cst); when > now) {
+      next = std::min(next, when);
+    } else {
+      peer->next_call.store(kNever, std::memory_order_seq_cst);
+      call_at(*peer, peer_on_time(*peer, now));
+    }
+  }
+  call_at(next);
   const std::lock_guard lock(mutex_);
   retired_.clear();
 }
@@ -221,7 +234,7 @@ void TcpTransport::link_lost(PeerRecord& peer, std::string why) noexcept {
   peer.look_at = now_ns() + look_pause();
   peer.looks_left = kLooks;
   peer.lost_why = std::move(why);
-  call_at(peer.look_at);
+  call_at(peer, peer.look_at);
 }
 
 void TcpTransport::peer_down(PeerRecord& peer, Errc code, const std::string& why) noexcept {
@@ -235,8 +248,9 @@ void TcpTransport::peer_down(PeerRecord& peer, Errc code, const std::string& why
 }
 
 void TcpTransport::leave() noexcept {
+  const Deadline patience(kGoodbyePatience);  // with all of them together
   for (PeerRecord* peer : everybody()) {
-    if (peer->link != nullptr) peer->link->say_goodbye();
+    if (peer->link != nullptr) peer->link->say_goodbye(patience);
   }
 }
 
@@ -244,7 +258,7 @@ void TcpTransport::fence(PeerId peer) noexcept {
   PeerRecord& record = record_of(peer);
   record.inbound.shut_out.store(true, std::memory_order_release);
   record.fence_wanted.store(true, std::memory_order_release);
-  call_at(0);
+  call_at(record, 0);
 }
 
 }  // namespace fabric::tcp

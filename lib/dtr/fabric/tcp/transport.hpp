@@ -63,7 +63,8 @@ class TcpTransport final : public Transport, private Hub {
 
   std::mutex mutex_;  ///< the map, and PeerRecord::channel
   std::map<PeerId, std::unique_ptr<PeerRecord>> peers_;
-  std::vector<PeerRecord*> round_;                     ///< of everybody(), kept for its memory
+  std::vector<PeerRecord*> newcomers_;                 ///< that everybody() has not seen; with mutex_
+  std::vector<PeerRecord*> round_;                     ///< everybody()
   std::vector<std::unique_ptr<Responder>> graveyard_;  ///< closed, but perhaps still in a function of theirs
   std::vector<std::shared_ptr<Initiator>> retired_;    ///< as above; with mutex_
   std::vector<PeerRecord*> owing_;                     ///< see settle_later
