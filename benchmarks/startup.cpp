@@ -7,37 +7,21 @@
 // tree and knows all others by name only; `top`: rank 0, which is connected with up to 64.
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
-#include <new>
 #include <optional>
 #include <string>
 #include <thread>
 #include <utility>
 
-#include <malloc.h>
 #include <mpi.h>
 
 #include "dtr/runtime/runtime.hpp"
+#include "held_memory.hpp"
 #include "measure.hpp"
 
 namespace {
-
-std::atomic<long> held_bytes{0};
-
-void* counted(void* memory) {
-  if (memory == nullptr) throw std::bad_alloc();
-  held_bytes.fetch_add(static_cast<long>(malloc_usable_size(memory)), std::memory_order_relaxed);
-  return memory;
-}
-
-void give_back(void* memory) {
-  held_bytes.fetch_sub(static_cast<long>(malloc_usable_size(memory)), std::memory_order_relaxed);
-  std::free(memory);
-}
 
 /// A number of /proc/self/status.
 double status_of_process(const std::string& key) {
@@ -69,21 +53,9 @@ struct Usage {
   double resident;  ///< KiB, of the whole process
 };
 
-Usage usage() {
-  return {static_cast<double>(held_bytes.load()) / 1024, shared_by_libdtr(), status_of_process("RssAnon")};
-}
+Usage usage() { return {bench::held_kib(), shared_by_libdtr(), status_of_process("RssAnon")}; }
 
 }  // namespace
-
-void* operator new(std::size_t bytes) { return counted(std::malloc(bytes)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  const auto unit = static_cast<std::size_t>(alignment);
-  return counted(std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit));
-}
-void operator delete(void* memory) noexcept { give_back(memory); }
-void operator delete(void* memory, std::size_t) noexcept { give_back(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { give_back(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { give_back(memory); }
 
 int main(int argc, char** argv) {
   const double begin = bench::now_us();

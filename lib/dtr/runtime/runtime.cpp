@@ -13,6 +13,7 @@
 #include "dtr/fabric/refusals.hpp"
 #include "dtr/fabric/transports.hpp"
 #include "dtr/runtime/detail/control.hpp"
+#include "dtr/runtime/detail/introduction.hpp"
 #include "dtr/runtime/detail/pool.hpp"
 
 namespace dtr::inline v0 {
@@ -21,43 +22,6 @@ namespace {
 
 using std::chrono::duration_cast;
 using std::chrono::milliseconds;
-
-/// What every rank tells all others through MPI, once.
-struct Introduction {
-  std::string failure{};  ///< why this rank cannot take part; then nobody does
-  std::string host{};
-  fabric::JobToken token{};  ///< rank 0's is the job's
-  Bytes address{};
-  std::int32_t servers = 0;
-  std::uint8_t colocated = 0;
-  std::uint8_t speaks = 0;        ///< see ControlOptions
-  std::uint32_t watch_width = 0;  ///< rank 0's is the job's, as what follows
-  std::int64_t heartbeat_interval_ms = 0;
-  std::int64_t heartbeat_timeout_ms = 0;
-
-  [[nodiscard]] Bytes pack() const {
-    ByteWriter out;
-    out.text(failure).text(host).value(token).bytes(address).value(servers).value(colocated).value(speaks);
-    return out.value(watch_width).value(heartbeat_interval_ms).value(heartbeat_timeout_ms).take();
-  }
-  [[nodiscard]] static Result<Introduction> unpack(std::span<const std::byte> bytes, int rank) {
-    ByteReader in(bytes);
-    Introduction intro;
-    intro.failure = in.text();
-    intro.host = in.text();
-    intro.token = in.value<fabric::JobToken>();
-    const auto address = in.bytes();
-    intro.address.assign(address.begin(), address.end());
-    intro.servers = in.value<std::int32_t>();
-    intro.colocated = in.value<std::uint8_t>();
-    intro.speaks = in.value<std::uint8_t>();
-    intro.watch_width = in.value<std::uint32_t>();
-    intro.heartbeat_interval_ms = in.value<std::int64_t>();
-    intro.heartbeat_timeout_ms = in.value<std::int64_t>();
-    if (!in.ok() || !in.at_end()) return fail(Errc::truncated, "malformed introduction", "init", rank);
-    return intro;
-  }
-};
 
 std::string roles_text(int servers, bool colocated) {
   return colocated ? "colocated" : std::to_string(servers) + " servers";
