@@ -4,7 +4,7 @@
 #
 #   scripts/bench.sh NAME [--install] [--rounds N] [--quick] [--only PART,PART] [--urgent] [--sweep] [--markdown FILE]
 #
-#   NAME       shm, tcp, verbs, alltoall, gradients, train, startup: one of benchmarks/NAME.py; all: every one
+#   NAME       shm, tcp, verbs, alltoall, gradients, train, startup, scale: one of benchmarks/NAME.py; all: every one
 #   --install  install the peers first; otherwise one that is missing is left out, and said so
 #   --quick    short runs, for a first look
 #   --sweep    shm and tcp: a range of sizes, and a picture build/bench/NAME.svg
