@@ -36,12 +36,14 @@ dtr::Result<void> complete(Plan& plan) {
       {"put_lat", {Operation::put, true}},      {"put_bw", {Operation::put, false}},
       {"get_lat", {Operation::get, true}},      {"get_bw", {Operation::get, false}},
       {"send_lat", {Operation::send, true}},    {"send_bw", {Operation::send, false}},
+      {"msg_lat", {Operation::message, true}},  {"msg_bw", {Operation::message, false}},
       {"atomic_lat", {Operation::atomic, true}}};
   const auto found = operations.find(plan.name);
   if (found == operations.end()) {
-    return dtr::fail(dtr::Errc::invalid_argument,
-                     "\"" + plan.name + "\" is none of put_lat put_bw get_lat get_bw send_lat send_bw atomic_lat",
-                     "dtr_perf");
+    return dtr::fail(
+        dtr::Errc::invalid_argument,
+        "\"" + plan.name + "\" is none of put_lat put_bw get_lat get_bw send_lat send_bw msg_lat msg_bw atomic_lat",
+        "dtr_perf");
   }
   std::tie(plan.operation, plan.latency) = found->second;
   return {};
@@ -62,20 +64,18 @@ dtr::Result<void> run(dtr::Runtime& rt, const Plan& plan) {
   std::vector<dtr::perf::Row> rows;
   if (rt.rank() == 0) dtr::perf::print_header();
   for (const std::uint64_t size : plan.sizes) {
-    if (plan.operation == Operation::send && size > rt.fabric().max_message()) {
-      return dtr::fail(dtr::Errc::out_of_range,
-                       std::to_string(size) + " bytes; the largest message is fabric.eager_bytes = " +
-                           std::to_string(rt.fabric().max_message()),
-                       "send");
-    }
     if (plan.operation == Operation::atomic && size != 8) {
       return dtr::fail(dtr::Errc::invalid_argument, std::to_string(size) + " bytes; an atomic has 8", "atomic_lat");
     }
     dtr::perf::Pair pair(rt, size, plan.atomic_home);
     const std::uint64_t iterations = iterations_for(plan, size);
     const auto batch = static_cast<std::uint32_t>(std::min<std::uint64_t>(plan.batch, iterations));
-    auto samples = plan.latency ? dtr::perf::measure_latency(pair, plan.operation, iterations)
-                                : dtr::perf::measure_bandwidth(pair, plan.operation, iterations, batch);
+    // What is larger than a message of the fabric goes by the Messenger.
+    const bool by_messenger =
+        plan.operation == Operation::message || (plan.operation == Operation::send && size > rt.fabric().max_message());
+    auto samples = by_messenger   ? dtr::perf::measure_messages(pair, plan, iterations)
+                   : plan.latency ? dtr::perf::measure_latency(pair, plan.operation, iterations)
+                                  : dtr::perf::measure_bandwidth(pair, plan.operation, iterations, batch);
     if (rt.rank() != 0) continue;
     rows.push_back(dtr::perf::make_row(plan, pair, std::move(samples)));
     dtr::perf::print_row(rows.back());
@@ -91,7 +91,8 @@ int main(int argc, char** argv) {
   Plan plan;
   std::uint64_t size = 0;
   std::string sizes;
-  app.add_option("operation", plan.name, "put_lat put_bw get_lat get_bw send_lat send_bw atomic_lat")->required();
+  app.add_option("operation", plan.name, "put_lat put_bw get_lat get_bw send_lat send_bw msg_lat msg_bw atomic_lat")
+      ->required();
   std::string home = "cpu";
   auto* one = app.add_option("--size", size, "bytes of one operation")->check(CLI::PositiveNumber);
   app.add_option("--sizes", sizes, "A:B:xF: from A to B bytes, times F each")->excludes(one);
@@ -101,6 +102,7 @@ int main(int argc, char** argv) {
   app.add_option("--iterations", plan.iterations, "operations to measure (default: by size)")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{100'000'000}));
   app.add_option("--batch", plan.batch, "requests per post in bandwidth tests")->check(CLI::Range(1, 65536));
+  app.add_flag("--managed", plan.managed, "messages: from and into memory of the pool instead of malloc's");
   app.add_option("--json", plan.json, "file for the results");
   CLI11_PARSE(app, argc, argv);
 

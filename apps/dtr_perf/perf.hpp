@@ -9,7 +9,7 @@
 
 namespace dtr::perf {
 
-enum class Operation { put, get, send, atomic };
+enum class Operation { put, get, send, atomic, message };
 
 struct Plan {
   std::string name{};  ///< "put_lat"
@@ -20,6 +20,7 @@ struct Plan {
   std::uint32_t batch = 64;                  ///< requests per post in bandwidth tests
   std::string transport{};                   ///< empty = as configured
   AtomicHome atomic_home = AtomicHome::cpu;  ///< who executes the atomics
+  bool managed = false;                      ///< messages: from and into memory of the pool
   std::string json{};
 };
 
@@ -89,6 +90,8 @@ class Pair {
 
 [[nodiscard]] Samples measure_latency(Pair& pair, Operation operation, std::uint64_t iterations);
 [[nodiscard]] Samples measure_bandwidth(Pair& pair, Operation operation, std::uint64_t iterations, std::uint32_t batch);
+
+[[nodiscard]] Samples measure_messages(Pair& pair, const Plan& plan, std::uint64_t iterations);
 
 [[nodiscard]] Row make_row(const Plan& plan, const Pair& pair, Samples samples);
 void print_header();

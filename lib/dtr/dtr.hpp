@@ -21,6 +21,8 @@
 #include "dtr/dataset/registry.hpp"
 #include "dtr/fabric/fabric.hpp"
 #include "dtr/memory/buffer.hpp"
+#include "dtr/messaging/messenger.hpp"
+#include "dtr/messaging/thresholds.hpp"
 #include "dtr/pushpull/reducer.hpp"
 #include "dtr/pushpull/server.hpp"
 #include "dtr/pushpull/worker.hpp"

@@ -108,6 +108,13 @@ constexpr Setting kSettings[] = {
     {.key = "fabric.hold_bytes", .type = integer, .unit = bytes, .initial = "67108864", .minimum = kKiB, .maximum = kTiB,
      .help = "Messages kept for a port that nobody has opened yet."},
 
+    {.key = "messages.thresholds", .type = text,
+     .help = "File that says which way messages of which size go, as `dtr_info --calibrate` writes it; empty = built in."},
+    {.key = "messages.slot_count", .type = integer, .initial = "8", .minimum = 2, .maximum = 4096,
+     .help = "Pieces of larger messages under way from one sender."},
+    {.key = "messages.slot_bytes", .type = integer, .unit = bytes, .initial = "65536", .minimum = 4 * kKiB, .maximum = 64 * kMiB,
+     .help = "Largest piece. A receiver has `messages.slot_count` of this size for each rank that sends it larger messages, taken when the first one comes."},
+
     {.key = "transfer.timeout_s", .environment = "DTR_TRANSFER_TIMEOUT", .type = real, .unit = seconds, .initial = "30", .minimum = 0.001, .maximum = 86400,
      .help = "Deadline of one-sided transfers for which the caller gives none (Runtime::transfer_deadline). While it is not set, 1 s more for each GB.", .environment_aliases = "MC_TRANSFER_TIMEOUT"},
     {.key = "pushpull.slots", .type = integer, .initial = "2", .minimum = 1, .maximum = 64,

@@ -53,6 +53,13 @@ class Buffer {
   [[nodiscard]] Region* region() const noexcept { return region_; }
   [[nodiscard]] std::uint64_t offset() const noexcept { return offset_; }
 
+  /// Gives it up without giving it back: somebody may still write into it, so it is nobody else's until its source
+  /// ends.
+  void abandon() noexcept {
+    source_.reset();
+    reset();
+  }
+
   void reset() noexcept {
     if (source_ != nullptr) source_->release(*this);
     source_.reset();

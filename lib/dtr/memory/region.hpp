@@ -82,6 +82,11 @@ static_assert(sizeof(RemoteKey) == 88);
 /// One registration in this process. Made and ended by a RegionTable; the address is stable in between.
 class Region {
  public:
+  Region() = default;
+  /// A view of memory of this process that is registered nowhere: for the local side of a request that ends inside of
+  /// post, over a transport that reads plain memory. No peer has a key of it.
+  explicit Region(std::span<std::byte> memory) noexcept : base_(memory.data()), length_(memory.size()) {}
+
   [[nodiscard]] std::byte* data() const noexcept { return base_; }
   [[nodiscard]] std::uint64_t length() const noexcept { return length_; }
   [[nodiscard]] std::span<std::byte> span() const noexcept { return {base_, length_}; }

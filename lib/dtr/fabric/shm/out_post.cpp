@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dtr/base/copy.hpp"
 #include "dtr/fabric/shm/foreign_memory.hpp"
 #include "dtr/fabric/shm/out_link.hpp"
 
@@ -26,8 +27,8 @@ bool is_plain_copy(const WorkRequest& request) noexcept {
 void copy_bytes(std::byte* to, const std::byte* from, std::uint64_t bytes) noexcept {
   if (bytes == 8) {
     std::memcpy(to, from, 8);  // one store: a poller sees all of it or nothing
-  } else if (bytes > 0) {
-    std::memcpy(to, from, bytes);
+  } else {
+    copy_large(to, from, bytes);
   }
 }
 

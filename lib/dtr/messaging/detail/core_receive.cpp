@@ -1,0 +1,312 @@
+// What peers say: everything is checked, for it may be nonsense.
+#include <algorithm>
+#include <cstring>
+
+#include "dtr/base/log.hpp"
+#include "dtr/messaging/detail/core.hpp"
+#include "dtr/messaging/detail/limits.hpp"
+
+namespace dtr::inline v0 {
+
+using namespace messaging;
+
+void Messenger::Core::on_message(fabric::PeerId from, std::span<const std::byte> payload) noexcept {
+  bool good = false;
+  try {
+    Lock lock(mutex_);
+    Peer& peer = this->peer(from);
+    good = handle(lock, peer, payload);
+  } catch (const std::exception& e) {
+    // What is lost cannot be made good: the messages of this peer would come in a wrong order.
+    DTR_LOG_ERROR("messages of rank ", from, " cannot be kept: ", e.what());
+    return fabric_.declare_down(from, Errc::resource_exhausted, "its messages cannot be kept");
+  }
+  if (!good) fabric_.declare_down(from, Errc::protocol_error, "it sent a malformed message to the messenger");
+}
+
+bool Messenger::Core::handle(Lock& lock, Peer& peer, std::span<const std::byte> message) {
+  const auto head = front<Head>(message);
+  if (!head) return false;
+  if (head->kind != Kind::bye && head->kind != Kind::bye_seen) {
+    if (closing_) return true;  // it came too late for anybody
+    peer.met = true;
+  }
+  switch (head->kind) {
+    case Kind::eager:
+    case Kind::offer:
+    case Kind::withdraw:
+      return handle_in_order(lock, peer, message);
+    case Kind::take:
+      return take_take(peer, message);
+    case Kind::done:
+      return take_done(peer, message);
+    case Kind::credit:
+      return take_credit(peer, message);
+    case Kind::bye:
+      if (message.size() != sizeof(Head)) return false;
+      take_bye(peer);
+      return true;
+    case Kind::bye_seen:
+      if (peer.said_bye) peer.parted = true;
+      return message.size() == sizeof(Head);
+  }
+  return false;
+}
+
+/// Transports with several lanes may let one message overtake another.
+bool Messenger::Core::handle_in_order(Lock& lock, Peer& peer, std::span<const std::byte> message) {
+  const std::uint32_t sequence = front<Head>(message)->sequence;
+  if (sequence != peer.next_in) {
+    if (sequence - peer.next_in > kEarly) return false;
+    return peer.early.try_emplace(sequence, message.begin(), message.end()).second;
+  }
+  ++peer.next_in;
+  if (!handle_sequenced(lock, peer, message)) return false;
+  while (!peer.early.empty()) {
+    const auto next = peer.early.find(peer.next_in);
+    if (next == peer.early.end()) break;
+    const std::vector<std::byte> late = std::move(next->second);
+    peer.early.erase(next);
+    ++peer.next_in;
+    if (!handle_sequenced(lock, peer, late)) return false;
+  }
+  return true;
+}
+
+bool Messenger::Core::handle_sequenced(Lock& lock, Peer& peer, std::span<const std::byte> message) {
+  switch (front<Head>(message)->kind) {
+    case Kind::eager:
+      return take_eager(peer, message);
+    case Kind::offer:
+      return take_offer(lock, peer, message);
+    default:
+      return take_withdrawal(peer, message);
+  }
+}
+
+// --- messages and offers ---
+
+Messenger::Core::Operation* Messenger::Core::match(Peer& peer, std::uint64_t tag) noexcept {
+  const auto first_fit = [&](const OperationList& list) {
+    Operation* at = list.first();
+    while (at != nullptr && (at->tag & at->mask) != (tag & at->mask)) at = at->next;
+    return at;
+  };
+  Operation* named = first_fit(peer.posted);
+  Operation* any = first_fit(posted_for_any_);
+  Operation* chosen = named == nullptr || (any != nullptr && any->order < named->order) ? any : named;
+  if (chosen != nullptr) (chosen->any_rank ? posted_for_any_ : peer.posted).remove(*chosen);
+  return chosen;
+}
+
+void Messenger::Core::deliver(Operation& recv, Peer& peer, std::uint64_t tag, std::span<const std::byte> payload,
+                              std::uint64_t cost) noexcept {
+  recv.peer = peer.id;
+  recv.message = {.source = static_cast<int>(peer.id), .tag = tag, .bytes = payload.size()};
+  recv.stage = Stage::moving;
+  peer.received += cost;
+  if (payload.size() > recv.bytes) {
+    end(recv, Errc::truncated, too_long(payload.size(), recv.bytes));
+  } else {
+    if (!payload.empty()) std::memcpy(recv.memory, payload.data(), payload.size());
+    finish(recv);
+  }
+  if (peer.received - peer.told >= kRoom / 4) tell_credit(peer);
+}
+
+bool Messenger::Core::take_eager(Peer& peer, std::span<const std::byte> message) {
+  const auto eager = front<Eager>(message);
+  if (!eager) return false;
+  const auto payload = message.subspan(sizeof(Eager));
+  const std::uint64_t cost = cost_of(payload.size());
+  if (Operation* recv = match(peer, eager->tag); recv != nullptr) {
+    deliver(*recv, peer, eager->tag, payload, cost);
+    return true;
+  }
+  if (peer.held + cost > kRoom) return false;
+  peer.unexpected.push_back({.arrival = arrivals_++,
+                             .tag = eager->tag,
+                             .bytes = payload.size(),
+                             .offer = 0,
+                             .cost = cost,
+                             .payload = {payload.begin(), payload.end()}});
+  peer.held += cost;
+  return true;
+}
+
+bool Messenger::Core::take_offer(Lock& lock, Peer& peer, std::span<const std::byte> message) {
+  const auto offer = whole<Offer>(message);
+  if (!offer || offer->id == 0) return false;
+  if (Operation* recv = match(peer, offer->tag); recv != nullptr) {
+    accept(lock, peer, *recv, offer->tag, offer->bytes, offer->id);
+    return true;
+  }
+  if (peer.offers_held == kOffers) return false;
+  peer.unexpected.push_back(
+      {.arrival = arrivals_++, .tag = offer->tag, .bytes = offer->bytes, .offer = offer->id, .cost = 0, .payload = {}});
+  ++peer.offers_held;
+  return true;
+}
+
+bool Messenger::Core::take_withdrawal(Peer& peer, std::span<const std::byte> message) {
+  const auto withdrawal = whole<Withdraw>(message);
+  if (!withdrawal) return false;
+  const auto offered = std::find_if(peer.unexpected.begin(), peer.unexpected.end(),
+                                    [&](const Unexpected& one) { return one.offer == withdrawal->id; });
+  if (offered == peer.unexpected.end() || withdrawal->id == 0) return true;  // it has been asked for meanwhile
+  peer.unexpected.erase(offered);
+  --peer.offers_held;
+  return true;
+}
+
+void Messenger::Core::accept(Lock& lock, Peer& peer, Operation& recv, std::uint64_t tag, std::uint64_t bytes,
+                             std::uint64_t offer) {
+  recv.peer = peer.id;
+  recv.message = {.source = static_cast<int>(peer.id), .tag = tag, .bytes = bytes};
+  recv.stage = Stage::moving;
+  if (bytes > recv.bytes) {
+    end(recv, Errc::truncated, too_long(bytes, recv.bytes));
+    return tell_done(peer, offer, Errc::ok);
+  }
+  if (bytes == 0) {
+    finish(recv);
+    return tell_done(peer, offer, Errc::ok);
+  }
+  if (peer.id == fabric_.self()) return copy_from_self(lock, recv, offer);
+  if (auto opened = open_slots(peer); !opened) {
+    end(recv, opened.error().code, opened.error().message);
+    return tell_done(peer, offer, opened.error().code);
+  }
+  const auto& rows = *peer.rows;
+  const auto row =
+      std::find_if(rows.begin(), rows.end(), [&](const ThresholdRow& each) { return bytes <= each.up_to; });
+  const std::uint32_t piece = std::clamp(row == rows.end() ? slot_bytes_ : row->piece, std::uint32_t{1}, slot_bytes_);
+  OurSlots& ours = peer.ours;
+  ours.schedule.push_back({.operation = id_of(recv), .bytes = bytes, .moved = 0, .piece = piece});
+  recv.partner = offer;
+  const Take take{.head = {.kind = Kind::take},
+                  .id = offer,
+                  .number = ours.takes++,
+                  .bytes = bytes,
+                  .offset = ours.memory.offset(),
+                  .key = ours.memory.region()->key(),
+                  .slots = slot_count_,
+                  .slot_bytes = slot_bytes_,
+                  .piece = piece,
+                  .reserved = 0};
+  tell(peer, &take, sizeof take);
+}
+
+void Messenger::Core::copy_from_self(Lock& lock, Operation& recv, std::uint64_t offer) {
+  Operation* const send = operations_->find(handle_of(offer));
+  if (send == nullptr || send->stage != Stage::offered) {
+    return end(recv, Errc::cancelled, "the sender has given up");
+  }
+  --peers_[fabric_.self()]->offers;
+  send->stage = Stage::moving;
+  ++send->pins;
+  ++recv.pins;
+  lock.unlock();
+  std::memmove(recv.memory, send->memory, send->bytes);
+  lock.lock();
+  --send->pins;
+  --recv.pins;
+  finish(*send);
+  finish(recv);
+}
+
+// --- answers ---
+
+bool Messenger::Core::take_take(Peer& peer, std::span<const std::byte> message) {
+  const auto take = whole<Take>(message);
+  if (!take || take->slots == 0 || take->slots > kMostSlots || take->slot_bytes == 0 ||
+      take->slot_bytes > kLargestSlot || take->piece == 0 || take->piece > take->slot_bytes || take->bytes == 0) {
+    return false;
+  }
+  const std::uint64_t room = std::uint64_t{take->slots} * take->slot_bytes;
+  if (take->offset > take->key.length || room > take->key.length - take->offset) return false;
+  TheirSlots& theirs = peer.theirs;
+  if (theirs.region == nullptr) {
+    auto region = fabric_.import(peer.id, take->key);
+    if (!region) return false;
+    drop_copies(theirs);
+    theirs.region = *region;
+    theirs.key = take->key;
+    theirs.offset = take->offset;
+    theirs.count = take->slots;
+    theirs.bytes = take->slot_bytes;
+    theirs.since = Deadline::Clock::now();
+  } else if (take->offset != theirs.offset || take->slots != theirs.count || take->slot_bytes != theirs.bytes ||
+             std::memcmp(&take->key, &theirs.key, sizeof theirs.key) != 0) {
+    return false;
+  }
+  Operation* send = operations_->find(handle_of(take->id));
+  if (send != nullptr && (!send->is_send || send->peer != peer.id)) return false;
+  if (send != nullptr && send->stage != Stage::ended) {
+    if (send->stage != Stage::offered || send->bytes != take->bytes) return false;
+    send->stage = Stage::moving;
+    --peer.offers;
+    transmit_waiting(peer);
+  }
+  const auto after = std::find_if(peer.takes.rbegin(), peer.takes.rend(),
+                                  [&](const Outgoing& other) { return other.number <= take->number; });
+  if (take->number < peer.next_take || (after != peer.takes.rend() && after->number == take->number)) return false;
+  if (peer.takes.empty()) {
+    active_.push_back(&peer);
+    busy_.store(true, std::memory_order_release);
+  }
+  peer.takes.insert(
+      after.base(),
+      {.number = take->number, .operation = take->id, .bytes = take->bytes, .moved = 0, .piece = take->piece});
+  return true;
+}
+
+bool Messenger::Core::take_done(Peer& peer, std::span<const std::byte> message) {
+  const auto done = whole<Done>(message);
+  if (!done || done->code > 0 || done->code < static_cast<std::int64_t>(Errc::stale_handle)) return false;
+  Operation* send = operations_->find(handle_of(done->id));
+  if (send == nullptr) return true;  // it has ended meanwhile
+  if (!send->is_send || send->peer != peer.id) return false;
+  if (send->stage == Stage::ended) return true;
+  if (send->stage != Stage::offered && send->stage != Stage::moving) return false;
+  if (send->stage == Stage::offered) {
+    --peer.offers;
+    send->stage = Stage::moving;  // nobody has to be told
+  }
+  const auto code = static_cast<Errc>(done->code);
+  if (code == Errc::ok) {
+    finish(*send);
+  } else {
+    end(*send, code, "the receiver has given up");
+  }
+  transmit_waiting(peer);
+  return true;
+}
+
+bool Messenger::Core::take_credit(Peer& peer, std::span<const std::byte> message) {
+  const auto credit = whole<Credit>(message);
+  if (!credit || credit->freed > peer.spent || credit->pieces > peer.theirs.filled) return false;
+  peer.freed = std::max(peer.freed, credit->freed);
+  peer.theirs.freed = std::max(peer.theirs.freed, credit->pieces);
+  transmit_waiting(peer);
+  return true;
+}
+
+void Messenger::Core::take_bye(Peer& peer) {
+  if (closing_) {
+    peer.parted = true;
+  } else {
+    forget(peer, Errc::closed, "its messenger has ended", true);
+  }
+  const Head seen{.kind = Kind::bye_seen};
+  tell(peer, &seen, sizeof seen, nullptr, true);
+  peer.met = false;  // what comes next is of another Messenger
+}
+
+void Messenger::Core::on_peer_down(fabric::PeerId id, const Error& error) noexcept {
+  const Lock lock(mutex_);
+  if (id >= peers_.size() || peers_[id] == nullptr) return;
+  forget(*peers_[id], error.code, error.message, error.code == Errc::peer_left);
+}
+
+}  // namespace dtr::inline v0

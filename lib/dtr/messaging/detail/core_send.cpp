@@ -1,0 +1,75 @@
+// What goes out: small messages at once, larger ones as an offer, and the words between two Messengers.
+#include <cstring>
+
+#include "dtr/messaging/detail/core.hpp"
+#include "dtr/messaging/detail/limits.hpp"
+
+namespace dtr::inline v0 {
+
+using namespace messaging;
+
+namespace {
+
+/// Words between Messengers are never given up while the peer lives.
+const Deadline& never() noexcept {
+  static const Deadline far(std::chrono::hours(24 * 365));
+  return far;
+}
+
+}  // namespace
+
+void Messenger::Core::tell(Peer& to, const void* message, std::size_t bytes, fabric::Completion* done,
+                           bool fenced) noexcept {
+  to.met = true;
+  auto request = fabric::WorkRequest::send(port_, {static_cast<const std::byte*>(message), bytes}, done);
+  if (fenced) request = request.fenced();
+  fabric_.submit(to.id, {&request, 1}, never());
+}
+
+bool Messenger::Core::transmit(Peer& to, Operation& send) noexcept {
+  const bool small = send.bytes <= largest_eager(*to.rows) && cost_of(send.bytes) <= kRoom - (to.spent - to.freed);
+  if (small && sizeof(Eager) + send.bytes <= packet_.size()) {
+    const Eager head{.head = {.kind = Kind::eager, .sequence = to.next_out++}, .tag = send.tag};
+    std::memcpy(packet_.data(), &head, sizeof head);
+    if (send.bytes > 0) std::memcpy(packet_.data() + sizeof head, send.memory, send.bytes);
+    to.spent += cost_of(send.bytes);
+    send.stage = Stage::flying;
+    tell(to, packet_.data(), sizeof head + send.bytes, &send.completion);
+    send.carried.store(true, std::memory_order_release);
+    if (send.completion.done()) settle(send);
+    return true;
+  }
+  if (to.offers >= kOffers) return false;
+  ++to.offers;
+  const Offer offer{.head = {.kind = Kind::offer, .sequence = to.next_out++},
+                    .tag = send.tag,
+                    .bytes = send.bytes,
+                    .id = id_of(send)};
+  send.stage = Stage::offered;
+  tell(to, &offer, sizeof offer, &send.completion);
+  if (send.completion.done()) settle(send);
+  return true;
+}
+
+void Messenger::Core::transmit_waiting(Peer& to) noexcept {
+  while (Operation* send = to.waiting.first()) {
+    to.waiting.remove(*send);
+    if (transmit(to, *send)) continue;
+    to.waiting.push_front(*send);
+    return;
+  }
+}
+
+void Messenger::Core::tell_done(Peer& to, std::uint64_t offer, Errc code) noexcept {
+  const Done done{.head = {.kind = Kind::done}, .id = offer, .code = static_cast<std::int64_t>(code)};
+  tell(to, &done, sizeof done);
+}
+
+void Messenger::Core::tell_credit(Peer& to) noexcept {
+  to.told = to.received;
+  to.ours.told = to.ours.emptied;
+  const Credit credit{.head = {.kind = Kind::credit}, .freed = to.received, .pieces = to.ours.emptied};
+  tell(to, &credit, sizeof credit);
+}
+
+}  // namespace dtr::inline v0

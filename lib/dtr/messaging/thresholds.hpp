@@ -1,0 +1,54 @@
+// Which way a message goes, by its size. Measured by `dtr_info --calibrate`, never at start.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dtr/base/config.hpp"
+#include "dtr/base/error.hpp"
+
+namespace dtr::inline v0 {
+
+enum class MessageWay : std::uint8_t {
+  eager,  ///< one message of the fabric: copied at once, kept at the receiver if nobody has asked for it
+  slots,  ///< in pieces through slots of the receiver: both sides copy at the same time
+  fetch,  ///< where it lies in managed memory (Runtime::allocate) the receiver fetches it with one copy; else slots
+};
+
+/// "eager", "slots", "fetch".
+[[nodiscard]] std::string_view to_string(MessageWay way) noexcept;
+
+/// How messages go to the ranks that one transport reaches.
+struct ThresholdRow {
+  std::uint64_t up_to = 0;  ///< bytes of the largest message of this row; the last row of a transport has no end
+  MessageWay way = MessageWay::slots;
+  std::uint32_t piece = 65536;  ///< slots: bytes copied at a time, at most messages.slot_bytes
+};
+
+struct Thresholds {
+  struct Table {
+    std::string transport{};           ///< "shm", "tcp", "verbs", "loopback"
+    std::vector<ThresholdRow> rows{};  ///< by growing up_to
+  };
+  std::vector<Table> tables{};
+  std::string origin = "built in";  ///< or the file that they came from
+
+  /// The row of a message; that of a transport without a table is built in.
+  [[nodiscard]] const ThresholdRow& row(std::string_view transport, std::uint64_t bytes) const noexcept;
+  [[nodiscard]] const std::vector<ThresholdRow>& rows(std::string_view transport) const noexcept;
+
+  [[nodiscard]] static const Thresholds& built_in();
+
+  /// Of messages.thresholds, or built in if that is empty. Errors: config_error naming file and line or row.
+  [[nodiscard]] static Result<Thresholds> from(const Config& config);
+
+  /// Reads or writes the file: TOML, one array of rows for each transport.
+  [[nodiscard]] static Result<Thresholds> load(const std::string& path);
+  [[nodiscard]] std::string toml() const;
+};
+
+}  // namespace dtr::inline v0

@@ -1,0 +1,344 @@
+// Operations that end otherwise than by their message: each exactly once, in time, with a reason, and its buffer at
+// rest.
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "dtr/messaging/detail/wire.hpp"
+#include "messaging/ways.hpp"
+
+namespace dtr {
+namespace {
+
+using namespace testing;
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t kTag = 7;
+
+class MessageEndTest : public ::testing::TestWithParam<Job> {};
+
+INSTANTIATE_TEST_SUITE_P(Ways, MessageEndTest, ::testing::ValuesIn(message_ways()), way_name);
+
+void meet_all(Runtime& rt, const std::string& where) { value_or_throw(rt.allgather(where, {}, soon())); }
+
+TEST_P(MessageEndTest, WhatNobodyAnswersEndsAtItsDeadlineAndLeavesNoTrace) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    if (rt.rank() == 0) {
+      const Bytes large = data_of(50000, 1);
+      const auto started = std::chrono::steady_clock::now();
+      auto late = messenger.send(1, kTag, large, 50ms);
+      DTR_ASSERT_OK(late);
+      const auto sent = messenger.wait(*late);
+      ASSERT_FALSE(sent);
+      EXPECT_EQ(sent.error().code, Errc::timed_out);
+      EXPECT_EQ(sent.error().peer, 1);
+      EXPECT_EQ(sent.error().operation, "send");
+      EXPECT_THAT(sent.error().message, HasSubstr("50000"));
+      Bytes buffer(10);
+      const auto received = messenger.wait(value_or_throw(messenger.recv(1, 55, buffer, 50ms)));
+      ASSERT_FALSE(received);
+      EXPECT_EQ(received.error().code, Errc::timed_out);
+      EXPECT_THAT(received.error().message, HasSubstr("55"));
+      const auto from_any = messenger.wait(value_or_throw(messenger.recv(kAnyRank, 55, buffer, 50ms)));
+      ASSERT_FALSE(from_any);
+      EXPECT_EQ(from_any.error().code, Errc::timed_out);
+      EXPECT_EQ(from_any.error().peer, -1);
+      EXPECT_LT(std::chrono::steady_clock::now() - started, scaled(10s));
+      meet_all(rt, "timed out");
+    } else {
+      meet_all(rt, "timed out");
+    }
+    // The abandoned offer is not received; the next one is.
+    Bytes data = rt.rank() == 0 ? data_of(60000, 2) : Bytes(60000);
+    const auto next = rt.rank() == 0 ? messenger.send(1, kTag, data, soon()) : messenger.recv(0, kTag, data, soon());
+    DTR_ASSERT_OK(next);
+    DTR_ASSERT_OK(messenger.wait(*next));
+    EXPECT_EQ(data, data_of(60000, 2));
+  });
+}
+
+TEST_P(MessageEndTest, AnOperationThatNobodyWaitsForEndsAtItsDeadlineToo) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    Bytes buffer(10);
+    const auto handle = value_or_throw(messenger.recv(1 - rt.rank(), kTag, buffer, 20ms));
+    const Deadline patience(scaled(20s));
+    while (!messenger.done(handle) && !patience.passed()) std::this_thread::sleep_for(5ms);
+    EXPECT_TRUE(messenger.done(handle));
+    EXPECT_EQ(messenger.wait(handle).error().code, Errc::timed_out);
+    meet_all(rt, "end");
+  });
+}
+
+TEST_P(MessageEndTest, CancelEndsASendAndARecvThatNobodyAnswers) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    Bytes data(50000);
+    if (rt.rank() == 0) {
+      const auto handle = value_or_throw(messenger.send(1, kTag, data, soon()));
+      EXPECT_FALSE(messenger.done(handle));
+      EXPECT_TRUE(messenger.cancel(handle));
+      EXPECT_TRUE(messenger.done(handle));
+      EXPECT_FALSE(messenger.cancel(handle)) << "it has ended";
+      EXPECT_EQ(messenger.wait(handle).error().code, Errc::cancelled);
+      meet_all(rt, "cancelled");
+      DTR_EXPECT_OK(messenger.wait(value_or_throw(messenger.send(1, kTag, data_of(100), soon()))));
+      return;
+    }
+    const auto unanswered = value_or_throw(messenger.recv(0, 99, data, soon()));
+    EXPECT_TRUE(messenger.cancel(unanswered));
+    EXPECT_EQ(messenger.wait(unanswered).error().code, Errc::cancelled);
+    meet_all(rt, "cancelled");
+    const auto message = messenger.wait(value_or_throw(messenger.recv(0, kTag, data, soon())));
+    DTR_ASSERT_OK(message);
+    EXPECT_EQ(message->bytes, 100U) << "not the one that was withdrawn";
+  });
+}
+
+TEST_P(MessageEndTest, AThreadThatWaitsIsToldOfACancelByAnother) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    Bytes buffer(10);
+    const auto handle = value_or_throw(messenger.recv(1 - rt.rank(), kTag, buffer, scaled(60s)));
+    std::atomic<Errc> code{Errc::ok};
+    const auto started = std::chrono::steady_clock::now();
+    std::thread waiter([&] { code = messenger.wait(handle).error().code; });
+    std::this_thread::sleep_for(20ms);
+    EXPECT_TRUE(messenger.cancel(handle));
+    waiter.join();
+    EXPECT_EQ(code, Errc::cancelled);
+    EXPECT_LT(std::chrono::steady_clock::now() - started, scaled(20s));
+    meet_all(rt, "end");
+  });
+}
+
+/// Either side gives up at any moment of a long message. Whatever comes of it, both end, a buffer whose recv has ended
+/// is not written, and the messages that follow are whole.
+TEST_P(MessageEndTest, GivingUpInMidMessageHarmsNeitherSideNorWhatFollows) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::size_t kSize = 3 << 20;
+    const Bytes out = data_of(kSize);
+    Bytes in(kSize);
+    for (int round = 0; round < 16; ++round) {
+      const bool sends = rt.rank() == 0;
+      const bool gives_up = (round % 2 == 0) == sends;
+      const auto tag = static_cast<std::uint64_t>(round);
+      meet_all(rt, "round");
+      const auto handle =
+          value_or_throw(sends ? messenger.send(1, tag, out, soon()) : messenger.recv(0, tag, in, soon()));
+      // Whatever has become of that one, a message of one byte comes behind it.
+      MessageHandle last{};
+      if (gives_up) {
+        const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(60 * (round / 2));
+        while (std::chrono::steady_clock::now() < until) rt.progress();
+        messenger.cancel(handle);
+      }
+      if (sends) last = value_or_throw(messenger.send(1, tag, std::span(out).first(1), soon()));
+      auto outcome = messenger.wait(handle);
+      if (!outcome) {
+        EXPECT_EQ(outcome.error().code, Errc::cancelled) << outcome.error().to_string();
+      }
+      if (sends) {
+        DTR_ASSERT_OK(messenger.wait(last));
+        continue;
+      }
+      const bool given_up = !outcome.has_value();
+      Bytes left(given_up ? kSize : 0);
+      if (given_up) std::fill(in.begin(), in.end(), std::byte{0x11});  // whoever wrote into it now would be seen below
+      if (outcome && outcome->bytes == kSize) {
+        EXPECT_EQ(in, out) << round;
+      }
+      Bytes& rest = given_up ? left : in;
+      while (!outcome || outcome->bytes != 1) {
+        outcome = messenger.wait(value_or_throw(messenger.recv(0, tag, rest, soon())));
+        DTR_ASSERT_OK(outcome);
+      }
+      if (given_up) {
+        EXPECT_EQ(std::count(in.begin(), in.end(), std::byte{0x11}), static_cast<std::ptrdiff_t>(kSize));
+      }
+    }
+    meet_all(rt, "rounds over");
+  });
+}
+
+TEST_P(MessageEndTest, OperationsTowardsAMessengerThatEndsAreClosed) {
+  run(GetParam(), [](Runtime& rt) {
+    auto messenger = std::make_unique<Messenger>(rt);
+    Bytes data(50000);
+    meet_all(rt, "made");
+    if (rt.rank() == 1) {
+      DTR_EXPECT_OK(messenger->wait(value_or_throw(messenger->send(0, 1, data_of(100), soon()))));
+      messenger.reset();
+      return meet_all(rt, "gone");
+    }
+    const auto sent = value_or_throw(messenger->send(1, kTag, data, soon()));
+    const auto received = value_or_throw(messenger->recv(1, kTag, data, soon()));
+    for (const auto handle : {sent, received}) {
+      const auto outcome = messenger->wait(handle);
+      ASSERT_FALSE(outcome);
+      EXPECT_EQ(outcome.error().code, Errc::closed) << outcome.error().to_string();
+    }
+    meet_all(rt, "gone");
+    const auto before = messenger->wait(value_or_throw(messenger->recv(1, 1, data, soon())));
+    DTR_ASSERT_OK(before);
+    EXPECT_EQ(before->bytes, 100U) << "what it sent before it ended";
+  });
+}
+
+TEST_P(MessageEndTest, AMessengerEndsInTimeWithOpenOperations) {
+  run(GetParam(), [](Runtime& rt) {
+    Bytes in(3 << 20);
+    const Bytes out(3 << 20);
+    std::vector<MessageHandle> handles;
+    const auto started = std::chrono::steady_clock::now();
+    {
+      Messenger messenger(rt);
+      for (int i = 0; i < 3; ++i) {
+        handles.push_back(value_or_throw(messenger.send(1 - rt.rank(), kTag, out, scaled(60s))));
+        handles.push_back(value_or_throw(messenger.recv(1 - rt.rank(), kTag + (i == 0 ? 0 : 1), in, scaled(60s))));
+      }
+      for (int i = 0; i < 50 * (1 + rt.rank()); ++i) rt.progress();
+    }
+    EXPECT_LT(std::chrono::steady_clock::now() - started, scaled(20s));
+    std::fill(in.begin(), in.end(), std::byte{3});
+    meet_all(rt, "ended");
+    EXPECT_EQ(std::count(in.begin(), in.end(), std::byte{3}), static_cast<std::ptrdiff_t>(in.size()));
+  });
+}
+
+TEST_P(MessageEndTest, OperationsLeftOpenAtFinalizeEnd) {
+  run(GetParam(), [](Runtime& rt) {
+    Bytes in(100000);
+    const Bytes out(100000);
+    Messenger messenger(rt);
+    const auto sent = value_or_throw(messenger.send(1 - rt.rank(), 1, out, 500ms));
+    const auto received = value_or_throw(messenger.recv(1 - rt.rank(), 2, in, 500ms));
+    DTR_EXPECT_OK(rt.finalize(soon()));
+    const auto started = std::chrono::steady_clock::now();
+    EXPECT_FALSE(messenger.wait(sent));
+    EXPECT_FALSE(messenger.wait(received));
+    EXPECT_LT(std::chrono::steady_clock::now() - started, scaled(10s));
+    EXPECT_FALSE(messenger.send(1 - rt.rank(), 1, out).has_value() && rt.fabric().peer_state(0) == Errc::peer_left);
+  });
+}
+
+// --- nonsense ---
+
+using messaging::Kind;
+
+template <class... Parts>
+Bytes bytes_of(const Parts&... parts) {
+  Bytes all;
+  const auto add = [&](const auto& part) {
+    const auto* at = reinterpret_cast<const std::byte*>(&part);
+    all.insert(all.end(), at, at + sizeof part);
+  };
+  (add(parts), ...);
+  return all;
+}
+
+struct Nonsense {
+  const char* what;
+  std::vector<Bytes> said;
+};
+// NOLINTNEXTLINE(readability-identifier-naming): the name is GoogleTest's
+void PrintTo(const Nonsense& nonsense, std::ostream* out) { *out << nonsense.what; }
+
+std::vector<Nonsense> all_nonsense() {
+  using namespace messaging;
+  const Take take{.head = {.kind = Kind::take}, .id = 1, .bytes = 100, .slots = 1, .slot_bytes = 4096, .piece = 4096};
+  Take no_slots = take;
+  no_slots.slots = 0;
+  Take huge = take;
+  huge.slots = huge.slot_bytes = 0xFFFF'FFFF;
+  Take no_piece = take;
+  no_piece.piece = 0;
+  const Offer offer{.head = {.kind = Kind::offer}, .tag = 1, .bytes = 100, .id = 9};
+  Offer far = offer;
+  far.head.sequence = 1U << 31;
+  Offer nobody = offer;
+  nobody.id = 0;
+  std::vector<Bytes> flood;
+  for (std::uint32_t i = 0; i < 1100; ++i) {
+    Offer one = offer;
+    one.head.sequence = i;
+    flood.push_back(bytes_of(one));
+  }
+  std::vector<Bytes> deluge;
+  for (std::uint32_t i = 0; i < 600; ++i) {
+    deluge.push_back(bytes_of(Eager{.head = {.kind = Kind::eager, .sequence = i}, .tag = 1}));
+    deluge.back().resize(4000);
+  }
+  const Eager ahead{.head = {.kind = Kind::eager, .sequence = 5}, .tag = 1};
+  return {
+      {"nothing", {Bytes{}}},
+      {"half_a_head", {Bytes(3)}},
+      {"unknown_kind", {bytes_of(Head{.kind = static_cast<Kind>(99)})}},
+      {"short_eager", {bytes_of(Head{.kind = Kind::eager})}},
+      {"short_offer", {bytes_of(Head{.kind = Kind::offer})}},
+      {"offer_of_nobody", {bytes_of(nobody)}},
+      {"far_sequence", {bytes_of(far)}},
+      {"same_sequence_twice", {bytes_of(ahead), bytes_of(ahead)}},
+      {"short_withdrawal", {bytes_of(Head{.kind = Kind::withdraw})}},
+      {"short_take", {bytes_of(Head{.kind = Kind::take})}},
+      {"take_into_nothing", {bytes_of(take)}},
+      {"take_without_slots", {bytes_of(no_slots)}},
+      {"take_into_everything", {bytes_of(huge)}},
+      {"take_in_no_pieces", {bytes_of(no_piece)}},
+      {"done_with_a_strange_code", {bytes_of(Done{.head = {.kind = Kind::done}, .id = 1, .code = 12345})}},
+      {"credit_for_what_was_not_sent", {bytes_of(Credit{.head = {.kind = Kind::credit}, .freed = 1 << 20})}},
+      {"credit_for_pieces", {bytes_of(Credit{.head = {.kind = Kind::credit}, .pieces = 1})}},
+      {"long_goodbye", {bytes_of(Head{.kind = Kind::bye}, std::uint64_t{0})}},
+      {"more_offers_than_allowed", flood},
+      {"more_than_there_is_room_for", deluge},
+  };
+}
+
+class MalformedMessageTest : public ::testing::TestWithParam<Nonsense> {};
+
+INSTANTIATE_TEST_SUITE_P(Messages, MalformedMessageTest, ::testing::ValuesIn(all_nonsense()),
+                         [](const auto& nonsense) { return std::string(nonsense.param.what); });
+
+TEST_P(MalformedMessageTest, ShutsItsSenderOutAndNobodyElse) {
+  run({.transport = "tcp", .workers = 3, .servers = 0}, [](Runtime& rt) {
+    const auto port = value_or_throw(rt.service_port("messaging"));
+    if (rt.rank() == 1) {
+      for (const Bytes& message : GetParam().said) {
+        const auto request = fabric::WorkRequest::send(port, message, nullptr);
+        rt.fabric().submit(0, {&request, 1}, soon());
+      }
+      const Deadline patience(scaled(20s));
+      while (rt.fabric().peer_state(0) == Errc::ok && !patience.passed()) {
+        std::this_thread::sleep_for(1ms);
+      }
+      EXPECT_NE(rt.fabric().peer_state(0), Errc::ok) << "not shut out";
+      return;
+    }
+    Messenger messenger(rt);
+    Bytes data(70000);
+    if (rt.rank() == 0) {
+      const auto from_it = messenger.recv(1, 77, data, soon());
+      if (from_it) {
+        const auto outcome = messenger.wait(*from_it);
+        ASSERT_FALSE(outcome);
+        EXPECT_EQ(outcome.error().code, Errc::protocol_error) << outcome.error().to_string();
+      } else {
+        EXPECT_EQ(from_it.error().code, Errc::protocol_error) << from_it.error().to_string();
+      }
+    }
+    for (int i = 0; i < 5; ++i) {
+      const bool sends = rt.rank() == 2;
+      const Bytes right = data_of(data.size(), static_cast<std::uint64_t>(i));
+      if (sends) data = right;
+      const auto handle =
+          value_or_throw(sends ? messenger.send(0, 3, data, soon()) : messenger.recv(2, 3, data, soon()));
+      DTR_ASSERT_OK(messenger.wait(handle));
+      EXPECT_EQ(data, right);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace dtr

@@ -1,0 +1,289 @@
+// Messages come whole, once, in order, to whoever asked for them; on every transport.
+#include <atomic>
+#include <set>
+#include <thread>
+
+#include "messaging/ways.hpp"
+
+namespace dtr {
+namespace {
+
+using namespace testing;
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t kTag = 7;
+
+class MessengerTest : public ::testing::TestWithParam<Job> {};
+
+INSTANTIATE_TEST_SUITE_P(Ways, MessengerTest, ::testing::ValuesIn(message_ways()), way_name);
+
+std::vector<std::size_t> sizes() {
+  return {0,    1,     8,     100,   4000,  4079,   4080,   4081,   4096,    5000,
+          8192, 10001, 65535, 65536, 65537, 131072, 200000, 600001, 1 << 20, (1 << 20) + 1};
+}
+
+TEST_P(MessengerTest, EverySizeComesWholeWhetherExpectedOrNot) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    for (const bool expected : {true, false}) {
+      for (const std::size_t size : sizes()) {
+        const std::string round = std::to_string(size) + (expected ? "e" : "u");
+        if (rt.rank() == 0) {
+          if (expected) value_or_throw(rt.allgather("posted" + round, {}, soon()));
+          const Bytes data = data_of(size, size);
+          auto sent = messenger.send(1, kTag, data, soon());
+          DTR_ASSERT_OK(sent);
+          if (!expected) value_or_throw(rt.allgather("sent" + round, {}, soon()));
+          const auto outcome = messenger.wait(*sent);
+          DTR_ASSERT_OK(outcome);
+          EXPECT_EQ(outcome->bytes, size);
+        } else {
+          Bytes buffer(size + 8, std::byte{0x5A});
+          if (!expected) value_or_throw(rt.allgather("sent" + round, {}, soon()));
+          auto posted = messenger.recv(0, kTag, std::span(buffer).first(size), soon());
+          DTR_ASSERT_OK(posted);
+          if (expected) value_or_throw(rt.allgather("posted" + round, {}, soon()));
+          const auto message = messenger.wait(*posted);
+          DTR_ASSERT_OK(message);
+          EXPECT_EQ(message->source, 0);
+          EXPECT_EQ(message->tag, kTag);
+          EXPECT_EQ(message->bytes, size);
+          EXPECT_TRUE(std::equal(buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(size),
+                                 data_of(size, size).begin()))
+              << size;
+          EXPECT_EQ(buffer[size], std::byte{0x5A}) << "written behind the buffer's end";
+        }
+      }
+    }
+  });
+}
+
+TEST_P(MessengerTest, MessagesOfOneTagComeInTheOrderOfTheirSendsWhateverTheirSizes) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::size_t kCount = 60;
+    const auto size_of = [](std::size_t i) { return i % 3 == 0 ? 16 + i : i % 3 == 1 ? 20000 + i : 4080; };
+    std::vector<Bytes> memory(kCount);
+    std::vector<MessageHandle> handles;
+    for (std::size_t i = 0; i < kCount; ++i) {
+      memory[i] = rt.rank() == 0 ? data_of(size_of(i), i) : Bytes(30000);
+      auto begun =
+          rt.rank() == 0 ? messenger.send(1, kTag, memory[i], soon()) : messenger.recv(0, kTag, memory[i], soon());
+      DTR_ASSERT_OK(begun);
+      handles.push_back(*begun);
+    }
+    for (std::size_t i = 0; i < kCount; ++i) {
+      const auto message = messenger.wait(handles[i]);
+      DTR_ASSERT_OK(message);
+      EXPECT_EQ(message->bytes, size_of(i));
+      if (rt.rank() == 0) continue;
+      memory[i].resize(message->bytes);
+      EXPECT_EQ(memory[i], data_of(size_of(i), i)) << i;
+    }
+  });
+}
+
+TEST_P(MessengerTest, TagsAreReceivedInAnyOrderAndAMaskChoosesAmongThem) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::uint64_t kCount = 40;
+    const auto size_of = [](std::uint64_t tag) { return tag % 2 == 0 ? std::size_t{50} : std::size_t{9000}; };
+    if (rt.rank() == 0) {
+      std::vector<Bytes> memory;
+      std::vector<MessageHandle> handles;
+      for (std::uint64_t tag = 0; tag < kCount; ++tag) {
+        memory.push_back(data_of(size_of(tag), tag));
+        handles.push_back(value_or_throw(messenger.send(1, tag, memory.back(), soon())));
+      }
+      for (const auto handle : handles) DTR_EXPECT_OK(messenger.wait(handle));
+      return;
+    }
+    for (std::uint64_t tag = kCount; tag-- > 4;) {
+      Bytes buffer(size_of(tag));
+      const auto message = messenger.wait(value_or_throw(messenger.recv(0, tag, buffer, soon())));
+      DTR_ASSERT_OK(message);
+      EXPECT_EQ(buffer, data_of(size_of(tag), tag));
+    }
+    Bytes buffer(9000);
+    const auto odd = messenger.wait(value_or_throw(messenger.recv(0, 1, buffer, soon(), 1)));
+    DTR_ASSERT_OK(odd);
+    EXPECT_EQ(odd->tag, 1U);
+    for (const std::uint64_t tag : {0U, 2U, 3U}) {  // what is left, oldest first
+      const auto any = messenger.wait(value_or_throw(messenger.recv(kAnyRank, 99, buffer, soon(), 0)));
+      DTR_ASSERT_OK(any);
+      EXPECT_EQ(any->tag, tag);
+      EXPECT_EQ(any->source, 0);
+    }
+  });
+}
+
+TEST_P(MessengerTest, ATooLongMessageEndsTheRecvNamingBothSizesAndNothingElse) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    for (const std::size_t size : {std::size_t{100}, std::size_t{100000}}) {
+      if (rt.rank() == 0) {
+        const Bytes data = data_of(size);
+        for (int i = 0; i < 2; ++i)
+          DTR_EXPECT_OK(messenger.wait(value_or_throw(messenger.send(1, kTag, data, soon()))));
+        continue;
+      }
+      Bytes buffer(size, std::byte{1});
+      const auto cut =
+          messenger.wait(value_or_throw(messenger.recv(0, kTag, std::span(buffer).first(size - 1), soon())));
+      ASSERT_FALSE(cut);
+      EXPECT_EQ(cut.error().code, Errc::truncated);
+      EXPECT_THAT(cut.error().message, HasSubstr(std::to_string(size)));
+      EXPECT_THAT(cut.error().message, HasSubstr(std::to_string(size - 1)));
+      EXPECT_EQ(cut.error().peer, 0);
+      DTR_EXPECT_OK(messenger.wait(value_or_throw(messenger.recv(0, kTag, buffer, soon()))));
+      EXPECT_EQ(buffer, data_of(size));
+    }
+  });
+}
+
+TEST_P(MessengerTest, ManyThreadsSendAndReceiveAtOnce) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::uint64_t kThreads = 4;
+    constexpr std::uint64_t kEach = 150;
+    std::vector<std::thread> threads;
+    std::atomic<int> wrong{0};
+    for (std::uint64_t t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        const int other = 1 - rt.rank();
+        for (std::uint64_t i = 0; i < kEach; ++i) {
+          const std::size_t size = i % 10 == 9 ? 30000 : 40;
+          const auto mine = static_cast<std::uint64_t>(rt.rank());
+          const Bytes out = data_of(size, t * 1000 + i + mine * 77);
+          Bytes in(size);
+          const auto sent = messenger.send(other, t, out, soon());
+          const auto came = messenger.recv(other, t, in, soon());
+          const bool good = sent && came && messenger.wait(*came) && messenger.wait(*sent) &&
+                            in == data_of(size, t * 1000 + i + (1 - mine) * 77);
+          if (!good) ++wrong;
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    EXPECT_EQ(wrong, 0);
+  });
+}
+
+TEST_P(MessengerTest, MoreMessagesThanTheReceiverKeepsWaitAtTheSender) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::size_t kCount = 3000;  // of 1000 bytes: three times the room, and more than there are offers
+    constexpr std::size_t kSize = 1000;
+    if (rt.rank() == 0) {
+      const Bytes data = data_of(kSize);
+      std::vector<MessageHandle> handles;
+      for (std::size_t i = 0; i < kCount; ++i) handles.push_back(value_or_throw(messenger.send(1, i, data, soon())));
+      EXPECT_FALSE(messenger.done(handles.back()));
+      value_or_throw(rt.allgather("all sent", {}, soon()));
+      for (const auto handle : handles) DTR_ASSERT_OK(messenger.wait(handle));
+      return;
+    }
+    value_or_throw(rt.allgather("all sent", {}, soon()));
+    Bytes buffer(kSize);
+    for (std::size_t i = 0; i < kCount; ++i) {
+      const auto message = messenger.wait(value_or_throw(messenger.recv(0, 0, buffer, soon(), 0)));
+      DTR_ASSERT_OK(message);
+      ASSERT_EQ(message->tag, i);
+    }
+  });
+}
+
+TEST_P(MessengerTest, OneMessengerAfterTheOtherServesTheSameRuntime) {
+  run(GetParam(), [](Runtime& rt) {
+    for (int i = 0; i < 3; ++i) {
+      value_or_throw(rt.allgather("before", {}, soon()));
+      Messenger messenger(rt);
+      const Bytes out = data_of(70000, static_cast<std::uint64_t>(i));
+      Bytes in(out.size());
+      const auto sent = messenger.send(1 - rt.rank(), kTag, out, soon());
+      const auto came = messenger.recv(1 - rt.rank(), kTag, in, soon());
+      DTR_ASSERT_OK(sent);
+      DTR_ASSERT_OK(came);
+      DTR_ASSERT_OK(messenger.wait(*came));
+      DTR_ASSERT_OK(messenger.wait(*sent));
+      EXPECT_EQ(in, out);
+    }
+  });
+}
+
+class AnySourceTest : public ::testing::TestWithParam<Job> {};
+
+INSTANTIATE_TEST_SUITE_P(Ways, AnySourceTest, ::testing::ValuesIn(message_ways(4)), way_name);
+
+TEST_P(AnySourceTest, EachSenderIsHeardInItsOwnOrder) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::size_t kEach = 20;
+    const auto size_of = [](std::size_t i) { return i % 4 == 3 ? std::size_t{20000} : std::size_t{64}; };
+    if (rt.rank() != 0) {
+      for (std::size_t i = 0; i < kEach; ++i) {
+        const Bytes data = data_of(size_of(i), static_cast<std::uint64_t>(rt.rank()) * 1000 + i);
+        DTR_ASSERT_OK(messenger.wait(value_or_throw(messenger.send(0, i, data, soon()))));
+      }
+      return;
+    }
+    std::vector<std::size_t> next(4, 0);
+    Bytes buffer(20000);
+    for (std::size_t i = 0; i < 3 * kEach; ++i) {
+      const auto message = messenger.wait(value_or_throw(messenger.recv(kAnyRank, 0, buffer, soon(), 0)));
+      DTR_ASSERT_OK(message);
+      const auto source = static_cast<std::size_t>(message->source);
+      ASSERT_LT(source, next.size());
+      EXPECT_EQ(message->tag, next[source]);
+      const Bytes right = data_of(size_of(next[source]), source * 1000 + next[source]);
+      EXPECT_TRUE(std::equal(right.begin(), right.end(), buffer.begin())) << "from rank " << source;
+      ++next[source];
+    }
+  });
+}
+
+TEST(MessengerToSelfTest, ARankSendsToItself) {
+  run({.transport = "shm", .workers = 1, .servers = 0}, [](Runtime& rt) {
+    Messenger messenger(rt);
+    for (const std::size_t size : sizes()) {
+      for (const bool expected : {true, false}) {
+        const Bytes out = data_of(size, size);
+        Bytes in(size);
+        Result<MessageHandle> came;
+        Result<MessageHandle> sent;
+        if (expected) came = messenger.recv(0, kTag, in, soon());
+        sent = messenger.send(0, kTag, out, soon());
+        if (!expected) came = messenger.recv(kAnyRank, kTag, in, soon());
+        DTR_ASSERT_OK(sent);
+        DTR_ASSERT_OK(came);
+        DTR_EXPECT_OK(messenger.wait(*came));
+        DTR_EXPECT_OK(messenger.wait(*sent));
+        EXPECT_EQ(in, out);
+      }
+    }
+  });
+}
+
+TEST(MessengerCallsTest, WrongCallsAreErrorsAtOnce) {
+  run({.transport = "shm", .workers = 1, .servers = 0}, [](Runtime& rt) {
+    Messenger messenger(rt);
+    const Bytes data(8);
+    EXPECT_EQ(messenger.send(1, 0, data).error().code, Errc::not_found);
+    EXPECT_EQ(messenger.send(kAnyRank, 0, data).error().code, Errc::not_found);
+    EXPECT_EQ(messenger.send(0, 0, std::span<const std::byte>(static_cast<const std::byte*>(nullptr), 8)).error().code,
+              Errc::invalid_argument);
+    EXPECT_EQ(messenger.wait({}).error().code, Errc::stale_handle);
+    EXPECT_EQ(messenger.wait({.slot = 5, .generation = 1}).error().code, Errc::stale_handle);
+    EXPECT_FALSE(messenger.cancel({.slot = 0xFFFF'FFFF, .generation = 1}));
+    const auto sent = messenger.send(0, 0, data);
+    DTR_ASSERT_OK(sent);
+    DTR_EXPECT_OK(messenger.wait(*sent));
+    EXPECT_EQ(messenger.wait(*sent).error().code, Errc::stale_handle);
+    EXPECT_THROW(Messenger(rt, {}), Exception) << "the group is taken";
+    EXPECT_THROW(Messenger(rt, {.group = 64}), Exception);
+    const Messenger other(rt, {.group = 1});
+  });
+}
+
+}  // namespace
+}  // namespace dtr
