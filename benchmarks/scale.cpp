@@ -218,8 +218,9 @@ struct Board {
   static constexpr std::size_t kAddress = 64;
   std::atomic<int> hub_ready{0};
   std::atomic<int> peers_ready{0};
-  std::atomic<int> connected{0};
-  std::atomic<int> phase{0};  ///< 1: the active ones answer; 2: all of them; 3: over
+  std::atomic<int> wanted{0};     ///< so many of the peers are to connect
+  std::atomic<int> connected{0};  ///< so many have
+  std::atomic<int> phase{0};      ///< 1: only the active ones are asked; 2: all of them; 3: over
   std::array<std::byte, kAddress> hub{};
   std::size_t hub_bytes = 0;
   std::array<std::byte, kAddress> address[1 << 14];
@@ -254,10 +255,6 @@ void play_peers(Board& board, int peers, int active) {
   board.peers_ready = 1;
   spin_until([&] { return board.hub_ready == 1; });
   std::vector<std::unique_ptr<dtr::fabric::Channel>> channels;
-  for (Node& node : nodes) {
-    channels.push_back(dtr::value_or_throw(
-        node.transport->connect(0, std::span(board.hub).first(board.hub_bytes), dtr::Deadline(60s))));
-  }
   std::vector<std::uint64_t> answered(nodes.size());
   const auto look_at = [&](std::size_t i) {
     nodes[i].progress();
@@ -265,17 +262,21 @@ void play_peers(Board& board, int peers, int active) {
     ++answered[i];
     send(*channels[i], nodes[i]);
   };
-  bool told = false;
   for (std::uint64_t round = 0; board.phase != 3; ++round) {
+    const auto wanted = static_cast<std::size_t>(board.wanted);
+    for (std::size_t i = channels.size(); i < wanted; ++i) {
+      channels.push_back(dtr::value_or_throw(
+          nodes[i].transport->connect(0, std::span(board.hub).first(board.hub_bytes), dtr::Deadline(60s))));
+    }
     const bool all = board.phase != 1 || round % 4096 == 0;
-    for (std::size_t i = 0; i < nodes.size(); ++i) {
+    for (std::size_t i = 0; i < wanted; ++i) {
       if (!all && i >= static_cast<std::size_t>(active)) break;
       look_at(i);
     }
-    if (!told && std::all_of(channels.begin(), channels.end(),
-                             [](const auto& channel) { return channel->state() == dtr::fabric::ChannelState::open; })) {
-      told = true;
-      board.connected = 1;
+    if (static_cast<std::size_t>(board.connected) == wanted) continue;
+    if (std::all_of(channels.begin(), channels.end(),
+                    [](const auto& channel) { return channel->state() == dtr::fabric::ChannelState::open; })) {
+      board.connected = static_cast<int>(wanted);
     }
   }
 }
@@ -301,73 +302,80 @@ int tcp(int peers, int active) {
   spin_until([&] { return board.peers_ready == 1; });
   const auto address = hub.transport->address();
   std::copy(address.begin(), address.end(), board.hub.begin());
-  const double held = held_kib();
-  const double resident = resident_kib();
-  const double start = now_us();
   board.hub_ready = 1;
   std::vector<std::unique_ptr<dtr::fabric::Channel>> channels;
-  for (int i = 0; i < peers; ++i) {
-    const auto to = std::span(board.address[i]).first(board.hub_bytes);
-    channels.push_back(
-        dtr::value_or_throw(hub.transport->connect(static_cast<dtr::fabric::PeerId>(i + 1), to, dtr::Deadline(60s))));
-  }
-  spin_until([&] {
-    hub.progress();
-    return board.connected == 1 && std::all_of(channels.begin(), channels.end(), [](const auto& channel) {
-             return channel->state() == dtr::fabric::ChannelState::open;
-           });
-  });
-  const double connect = (now_us() - start) / peers;
+  const auto connect_up_to = [&](int count) {
+    for (int i = static_cast<int>(channels.size()); i < count; ++i) {
+      const auto to = std::span(board.address[i]).first(board.hub_bytes);
+      channels.push_back(
+          dtr::value_or_throw(hub.transport->connect(static_cast<dtr::fabric::PeerId>(i + 1), to, dtr::Deadline(60s))));
+    }
+    board.wanted = count;
+    spin_until([&] {
+      hub.progress();
+      return board.connected == count && std::all_of(channels.begin(), channels.end(), [](const auto& channel) {
+               return channel->state() == dtr::fabric::ChannelState::open;
+             });
+    });
+  };
+  const auto middle = [](std::vector<double>& values) {
+    const auto half = static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::nth_element(values.begin(), values.begin() + half, values.end());
+    return values[values.size() / 2];
+  };
   const auto ping = [&](int peer) {
     const std::uint64_t before = hub.counter.arrived;
     send(*channels[static_cast<std::size_t>(peer)], hub);
     while (hub.counter.arrived == before) hub.progress();
   };
-  board.phase = 1;
-  const int few = std::min(active, peers);
-  for (int i = 0; i < 1000; ++i) ping(i % few);
-  std::vector<double> rounds;
-  for (int i = 0; i < 20'000; ++i) {
-    const double sent = now_us();
-    ping(i % few);
-    rounds.push_back(now_us() - sent);
-  }
-  std::nth_element(rounds.begin(), rounds.begin() + 10'000, rounds.end());
-  const double half_round = rounds[10'000] / 2;
-  board.phase = 2;
-  double busy = 0;  // of this process: its posts, and looks that found something
-  const auto all_at_once = [&] {
-    const std::uint64_t before = hub.counter.arrived;
-    double last = now_us();
-    for (auto& channel : channels) send(*channel, hub);
-    busy += now_us() - last;
-    while (hub.counter.arrived < before + channels.size()) {
-      last = now_us();
-      if (hub.transport->progress(256) > 0) busy += now_us() - last;
-    }
+  struct Costs {
+    double half_round;
+    double work;  ///< of this process for a message and its answer: its posts, and looks that found something
   };
-  const int times = std::max(5, 20'000 / peers);
-  for (int i = 0; i < times / 5 + 1; ++i) all_at_once();
-  std::vector<double> waves;
-  std::vector<double> work;
-  for (int i = 0; i < times; ++i) {
-    busy = 0;
-    waves.push_back(best_us(1, all_at_once) / peers);
-    work.push_back(busy / peers);
-  }
-  std::nth_element(work.begin(), work.begin() + times / 2, work.end());
-  std::nth_element(waves.begin(), waves.begin() + times / 2, waves.end());
-  const double used_kib = held_kib() - held;
-  const double used_resident = resident_kib() - resident;
+  const auto measure = [&] {
+    const int count = static_cast<int>(channels.size());
+    board.phase = 1;
+    const int few = std::min(active, count);
+    for (int i = 0; i < 2000; ++i) ping(i % few);
+    std::vector<double> rounds;
+    for (int i = 0; i < 20'000; ++i) {
+      const double sent = now_us();
+      ping(i % few);
+      rounds.push_back(now_us() - sent);
+    }
+    board.phase = 2;
+    std::vector<double> work;
+    const int times = std::max(20, 20'000 / count);
+    for (int i = 0; i < times; ++i) {
+      const std::uint64_t before = hub.counter.arrived;
+      double last = now_us();
+      for (auto& channel : channels) send(*channel, hub);
+      double busy = now_us() - last;
+      while (hub.counter.arrived < before + channels.size()) {
+        last = now_us();
+        if (hub.transport->progress(256) > 0) busy += now_us() - last;
+      }
+      work.push_back(busy / count);
+    }
+    return Costs{middle(rounds) / 2, middle(work)};
+  };
+  connect_up_to(1);
+  const Costs one = measure();
+  const double held = held_kib();
+  const double resident = resident_kib();
+  const double start = now_us();
+  connect_up_to(peers);
+  const double connect = (now_us() - start) / peers;
+  const Costs all = measure();
+  const double used_kib = (held_kib() - held) / peers;
+  const double used_resident = (resident_kib() - resident) / peers;
   board.phase = 3;
   int status = 0;
   ::waitpid(child, &status, 0);
-  std::printf(
-      "{\"peers\": %d, \"connect_us\": %.2f, \"half_round_us\": %.3f, \"wave_us\": %.3f, \"work_us\": %.3f, "
-      "\"held_kib\": %.1f, "
-      "\"resident_kib\": %.1f}\n",
-      peers, connect, half_round, waves[static_cast<std::size_t>(times / 2)], work[static_cast<std::size_t>(times / 2)],
-      used_kib / peers, used_resident / peers);
+  std::printf("{\"peers\": %d, \"connect_us\": %.2f, \"half_round_us\": %.3f, \"work_us\": %.3f, ", peers, connect,
+              all.half_round, all.work);
+  std::printf("\"one_half_round_us\": %.3f, \"one_work_us\": %.3f, \"held_kib\": %.1f, \"resident_kib\": %.1f}\n",
+              one.half_round, one.work, used_kib, used_resident);
   return status == 0 ? 0 : 1;
 }
 

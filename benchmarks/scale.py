@@ -53,9 +53,9 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
                                [Side("limit", lambda: startup.PEER_LIMIT_KIB)]))
     for peers in TCP_PEERS[:2] if quick else TCP_PEERS:
         runs = Together(lambda peers=peers: peers_by_tcp(runner, peers))
-        one = Together(lambda: peers_by_tcp(runner, 1))
         for name, key in (("tcp_few_active", "half_round_us"), ("tcp_all_active", "work_us")):
-            made.append(Comparison(f"{name}/{peers}", "us", "lower", runs.side(key, "libdtr"), [one.side(key, "1 peer")]))
+            made.append(Comparison(f"{name}/{peers}", "us", "lower", runs.side(key, "libdtr"),
+                                   [runs.side("one_" + key, "1 peer")]))
     return made, []
 
 

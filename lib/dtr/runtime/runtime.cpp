@@ -141,7 +141,9 @@ Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
   std::vector<Bytes> addresses;
   fabric::JobToken token{};
   for (int r = 0; r < size; ++r) {
-    auto intro = Introduction::unpack((*all)[static_cast<std::size_t>(r)], r);
+    auto& record = (*all)[static_cast<std::size_t>(r)];
+    auto intro = Introduction::unpack(record, r);
+    record = {};  // thousands of them: not kept until the end
     if (!intro) return dtr::fail(std::move(intro.error()));
     if (!intro->failure.empty()) return dtr::fail(Errc::invalid_argument, intro->failure, "init", r);
     if (intro->servers != mine.servers || intro->colocated != mine.colocated) {
