@@ -5,8 +5,10 @@
 
 #include <CLI/CLI.hpp>
 
+#include "calibrate.hpp"
 #include "dtr/base/bytes.hpp"
 #include "dtr/fabric/handshake.hpp"
+#include "dtr/messaging/thresholds.hpp"
 #include "dtr/runtime/runtime.hpp"
 
 namespace {
@@ -43,6 +45,13 @@ void print_transports(dtr::Runtime& rt) {
   }
 }
 
+dtr::Result<void> print_thresholds(const dtr::Config& config) {
+  const auto thresholds = dtr::Thresholds::from(config);
+  if (!thresholds) return dtr::fail(thresholds.error());
+  std::printf("messages\n%s", thresholds->describe().c_str());
+  return {};
+}
+
 /// Connects to every peer, so that the detail of each path is the real one; a text for rank 0 to print.
 std::string describe_paths(dtr::Runtime& rt) {
   std::string text;
@@ -71,6 +80,7 @@ dtr::Result<void> run(dtr::Runtime& rt, bool settings) {
   std::printf("paths\n");
   for (const auto& text : *all)
     std::printf("%.*s", static_cast<int>(text.size()), reinterpret_cast<const char*>(text.data()));
+  if (auto shown = print_thresholds(rt.config()); !shown) return shown;
   if (settings) print_config(rt.config());
   return {};
 }
@@ -83,6 +93,9 @@ int main(int argc, char** argv) {
   bool no_config = false;
   app.add_flag("--config", only_config, "only the settings, without starting a job");
   app.add_flag("--no-config", no_config, "everything but the settings");
+  std::string calibrated;
+  app.add_option("--calibrate", calibrated,
+                 "measures messages between ranks 0 and 1, and writes the way of each size to this file");
   CLI11_PARSE(app, argc, argv);
   if (only_config) {
     const auto config = dtr::Config::load();
@@ -95,7 +108,8 @@ int main(int argc, char** argv) {
   }
   try {
     dtr::Runtime rt;
-    if (auto done = run(rt, !no_config); !done) return rt.fail(done.error());
+    const auto done = calibrated.empty() ? run(rt, !no_config) : dtr::info::calibrate(rt, calibrated);
+    if (!done) return rt.fail(done.error());
     if (auto ended = rt.finalize(); !ended) return rt.fail(ended.error());
   } catch (const dtr::Exception& e) {
     std::fprintf(stderr, "%s\n", e.what());

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::uint64_t kNoEnd = std::numeric_limits<std::int64_t>::max();
 constexpr const char* kOperation = "read thresholds";
-constexpr std::string_view kWays[] = {"eager", "slots", "fetch"};
+constexpr std::string_view kWays[] = {"eager", "slots"};
 
 Thresholds make_built_in() {
   const auto table = [](const char* transport, std::uint32_t piece) {
@@ -32,7 +32,7 @@ Result<ThresholdRow> parse_row(const toml::table& source, const std::string& whe
     if (name == "way") {
       const auto text = value.value<std::string>();
       const auto* const way = text ? std::find(std::begin(kWays), std::end(kWays), *text) : std::end(kWays);
-      if (way == std::end(kWays)) return wrong("way is one of eager, slots, fetch");
+      if (way == std::end(kWays)) return wrong("way is eager or slots");
       row.way = static_cast<MessageWay>(way - std::begin(kWays));
     } else if (name == "up_to" || name == "piece") {
       const auto number = value.value<std::int64_t>();
@@ -127,6 +127,22 @@ Result<Thresholds> Thresholds::load(const std::string& path) {
                 path + ":" + std::to_string(e.source().begin.line) + ": " + std::string(e.description()), kOperation);
   }
   return loaded;
+}
+
+std::string Thresholds::describe() const {
+  std::string text;
+  for (const Table& builtin : built_in().tables) {
+    const bool own =
+        std::any_of(tables.begin(), tables.end(), [&](const Table& t) { return t.transport == builtin.transport; });
+    for (const ThresholdRow& row : rows(builtin.transport)) {
+      text += "  " + builtin.transport +
+              (row.up_to == kNoEnd ? "  larger" : "  up to " + std::to_string(row.up_to) + " bytes");
+      text += ": " + std::string(to_string(row.way));
+      if (row.way == MessageWay::slots) text += ", pieces of " + std::to_string(row.piece);
+      text += own ? "  (" + origin + ")\n" : "  (built in)\n";
+    }
+  }
+  return text;
 }
 
 std::string Thresholds::toml() const {

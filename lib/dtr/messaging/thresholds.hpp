@@ -16,10 +16,9 @@ namespace dtr::inline v0 {
 enum class MessageWay : std::uint8_t {
   eager,  ///< one message of the fabric: copied at once, kept at the receiver if nobody has asked for it
   slots,  ///< in pieces through slots of the receiver: both sides copy at the same time
-  fetch,  ///< where it lies in managed memory (Runtime::allocate) the receiver fetches it with one copy; else slots
 };
 
-/// "eager", "slots", "fetch".
+/// "eager", "slots".
 [[nodiscard]] std::string_view to_string(MessageWay way) noexcept;
 
 /// How messages go to the ranks that one transport reaches.
@@ -46,9 +45,12 @@ struct Thresholds {
   /// Of messages.thresholds, or built in if that is empty. Errors: config_error naming file and line or row.
   [[nodiscard]] static Result<Thresholds> from(const Config& config);
 
-  /// Reads or writes the file: TOML, one array of rows for each transport.
+  /// Reads the file: TOML, an array of rows for each transport. Errors: config_error.
   [[nodiscard]] static Result<Thresholds> load(const std::string& path);
+  /// What load() reads.
   [[nodiscard]] std::string toml() const;
+  /// Lines for people: "shm  up to 4096 bytes: eager".
+  [[nodiscard]] std::string describe() const;
 };
 
 }  // namespace dtr::inline v0

@@ -1,0 +1,10 @@
+foreach(program messaging_dead_rank_mpi messaging_stopped_rank_mpi)
+  target_sources(${program} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/../pushpull/job.cpp)
+  target_link_libraries(${program} PRIVATE dtr_software_nic)
+endforeach()
+foreach(transport shm tcp)
+  dtr_mpi_test(messaging/dead-rank-${transport} 3 messaging_dead_rank_mpi DEAD 1)
+  dtr_mpi_test(messaging/stopped-rank-${transport} 2 messaging_stopped_rank_mpi)
+  set_tests_properties(messaging/dead-rank-${transport} messaging/stopped-rank-${transport}
+                       PROPERTIES ENVIRONMENT "DTR_TRANSPORT=${transport}")
+endforeach()
