@@ -1,6 +1,8 @@
 #include "dtr/runtime/detail/control.hpp"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "dtr/base/bytes.hpp"
 #include "dtr/base/log.hpp"
@@ -130,13 +132,11 @@ void Runtime::Control::handle(fabric::PeerId from, std::span<const std::byte> me
     case Kind::arrival: {
       std::string topic = in.text();
       const auto round = in.value<std::uint64_t>();
-      if (!in.ok()) break;
-      const std::lock_guard lock(mutex_);
-      if (round > 0) arrivals_.erase({topic, round - 1});  // who comes to the next one has left the last one
-      auto& arrived = arrivals_[{std::move(topic), round}];
-      arrived.resize(fabric_.size());
-      arrived[from] = true;
-      return;
+      std::vector<fabric::PeerId> ranks;
+      while (in.ok() && !in.at_end()) ranks.push_back(in.value<fabric::PeerId>());
+      const bool known = std::all_of(ranks.begin(), ranks.end(), [&](auto rank) { return rank < fabric_.size(); });
+      if (!in.ok() || !known) break;
+      return note_arrivals({std::move(topic), round}, ranks);
     }
     case Kind::outcome: {
       std::string topic = in.text();
@@ -283,9 +283,35 @@ std::uint64_t Runtime::Control::announce(std::string_view topic, Deadline deadli
     const std::lock_guard lock(mutex_);
     round = rounds_[std::string(topic)]++;
   }
-  send_by_tree(tree_towards(kRoot, {}), kRoot, ByteWriter().value(Kind::arrival).text(topic).value(round).take(),
-               deadline);
+  const std::array mine{fabric_.self()};
+  Meeting meeting{std::string(topic), round};
+  if (mine.front() == kRoot) {
+    note_arrivals(std::move(meeting), mine);
+  } else {
+    send_arrivals(meeting, mine, deadline);
+  }
   return round;
+}
+
+void Runtime::Control::note_arrivals(Meeting meeting, std::span<const fabric::PeerId> ranks) {
+  if (fabric_.self() != kRoot) {
+    auto& kept = arrivals_to_pass_on_[std::move(meeting)];
+    kept.insert(kept.end(), ranks.begin(), ranks.end());
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  if (meeting.second > 0)
+    arrivals_.erase({meeting.first, meeting.second - 1});  // who comes to this one has left that one
+  auto& came = arrivals_[std::move(meeting)];
+  came.resize(fabric_.size());
+  for (const fabric::PeerId rank : ranks) came[rank] = true;
+}
+
+void Runtime::Control::send_arrivals(const Meeting& meeting, std::span<const fabric::PeerId> ranks, Deadline deadline) {
+  ByteWriter out;
+  out.value(Kind::arrival).text(meeting.first).value(meeting.second);
+  for (const fabric::PeerId rank : ranks) out.value(rank);
+  pass_on(tree_towards(kRoot, {}), kRoot, out.view(), deadline);
 }
 
 std::string Runtime::Control::missing_at_root(const Meeting& meeting, Members expected) const {

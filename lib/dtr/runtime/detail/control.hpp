@@ -116,6 +116,10 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   }
   void handle(fabric::PeerId from, std::span<const std::byte> message);
   void contribute(const Meeting& meeting, Members members, int rank, Bytes bytes);
+  /// At the top these ranks have come; elsewhere, on progress only, the word is kept for the next look.
+  void note_arrivals(Meeting meeting, std::span<const fabric::PeerId> ranks);
+  /// One step up the tree.
+  void send_arrivals(const Meeting& meeting, std::span<const fabric::PeerId> ranks, Deadline deadline);
 
   // control_watch.cpp, with the turn of progress
   int progress(int budget) noexcept override;
@@ -157,7 +161,8 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   Deadline::Clock::time_point next_tick_ = Deadline::Clock::time_point::max();
   std::uint32_t looks_ = 0;
   bool look_at_clock_ = false;
-  bool expelled_ = false;  ///< the others have declared this rank failed
+  bool expelled_ = false;                                               ///< the others have declared this rank failed
+  std::map<Meeting, std::vector<fabric::PeerId>> arrivals_to_pass_on_;  ///< those of one look go in one message
 
   mutable std::mutex mutex_;
   std::uint64_t next_message_ = 0;

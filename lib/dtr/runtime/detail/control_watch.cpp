@@ -87,10 +87,18 @@ void Runtime::Control::adopt(fabric::PeerId peer) {
 
 bool Runtime::Control::prepare_sleep() noexcept {
   look_at_clock_ = true;
-  return true;
+  return arrivals_to_pass_on_.empty();
 }
 
 int Runtime::Control::progress(int /*budget*/) noexcept {
+  if (!arrivals_to_pass_on_.empty()) {
+    try {
+      for (const auto& [meeting, ranks] : arrivals_to_pass_on_) send_arrivals(meeting, ranks, options_.message_timeout);
+    } catch (const std::exception& e) {
+      DTR_LOG_ERROR("the word of ranks that came to a barrier is lost: ", e.what());
+    }
+    arrivals_to_pass_on_.clear();
+  }
   if (++looks_ % kClockEvery != 0 && !std::exchange(look_at_clock_, false)) return 0;
   const auto now = Clock::now();
   if (now < next_tick_) return 0;
