@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <mutex>
 
 #include <sys/eventfd.h>
@@ -31,12 +32,12 @@ class EventQueue {
     bool is_message = false;
   };
 
-  explicit EventQueue(std::size_t capacity) : ring_(capacity) {}
+  explicit EventQueue(std::size_t capacity) : ring_(new std::byte[capacity]), capacity_(capacity) {}
 
   [[nodiscard]] bool empty() const noexcept { return used_ == 0; }
 
   [[nodiscard]] bool push(const Header& header, const std::byte* payload) noexcept {
-    if (sizeof header + header.bytes > ring_.size() - used_) return false;
+    if (sizeof header + header.bytes > capacity_ - used_) return false;
     write(reinterpret_cast<const std::byte*>(&header), sizeof header);
     write(payload, header.bytes);
     return true;
@@ -53,22 +54,23 @@ class EventQueue {
  private:
   void write(const std::byte* from, std::size_t bytes) noexcept {
     if (bytes == 0) return;
-    const std::size_t at = (head_ + used_) % ring_.size();
-    const std::size_t first = std::min(bytes, ring_.size() - at);
-    std::memcpy(ring_.data() + at, from, first);
-    if (bytes > first) std::memcpy(ring_.data(), from + first, bytes - first);
+    const std::size_t at = (head_ + used_) % capacity_;
+    const std::size_t first = std::min(bytes, capacity_ - at);
+    std::memcpy(ring_.get() + at, from, first);
+    if (bytes > first) std::memcpy(ring_.get(), from + first, bytes - first);
     used_ += bytes;
   }
   void read(std::byte* to, std::size_t bytes) noexcept {
     if (bytes == 0) return;
-    const std::size_t first = std::min(bytes, ring_.size() - head_);
-    std::memcpy(to, ring_.data() + head_, first);
-    if (bytes > first) std::memcpy(to + first, ring_.data(), bytes - first);
-    head_ = (head_ + bytes) % ring_.size();
+    const std::size_t first = std::min(bytes, capacity_ - head_);
+    std::memcpy(to, ring_.get() + head_, first);
+    if (bytes > first) std::memcpy(to + first, ring_.get(), bytes - first);
     used_ -= bytes;
+    head_ = used_ == 0 ? 0 : (head_ + bytes) % capacity_;  // empty: at the front again, where the memory is warm
   }
 
-  std::vector<std::byte> ring_;
+  std::unique_ptr<std::byte[]> ring_;  ///< untouched beyond what was ever in it, which takes no memory
+  std::size_t capacity_;
   std::size_t head_ = 0;
   std::size_t used_ = 0;
 };
