@@ -83,7 +83,8 @@ TEST_P(MessageEndTest, CancelEndsASendAndARecvThatNobodyAnswers) {
       EXPECT_FALSE(messenger.cancel(handle)) << "it has ended";
       EXPECT_EQ(messenger.wait(handle).error().code, Errc::cancelled);
       meet_all(rt, "cancelled");
-      DTR_EXPECT_OK(messenger.wait(value_or_throw(messenger.send(1, kTag, data_of(100), soon()))));
+      const Bytes next = data_of(100);
+      DTR_EXPECT_OK(messenger.wait(value_or_throw(messenger.send(1, kTag, next, soon()))));
       return;
     }
     const auto unanswered = value_or_throw(messenger.recv(0, 99, data, soon()));
@@ -167,14 +168,16 @@ TEST_P(MessageEndTest, OperationsTowardsAMessengerThatEndsAreClosed) {
   run(GetParam(), [](Runtime& rt) {
     auto messenger = std::make_unique<Messenger>(rt);
     Bytes data(50000);
-    meet_all(rt, "made");
     if (rt.rank() == 1) {
-      DTR_EXPECT_OK(messenger->wait(value_or_throw(messenger->send(0, 1, data_of(100), soon()))));
+      const Bytes last = data_of(100);
+      DTR_EXPECT_OK(messenger->wait(value_or_throw(messenger->send(0, 1, last, soon()))));
+      meet_all(rt, "begun");
       messenger.reset();
       return meet_all(rt, "gone");
     }
     const auto sent = value_or_throw(messenger->send(1, kTag, data, soon()));
     const auto received = value_or_throw(messenger->recv(1, kTag, data, soon()));
+    meet_all(rt, "begun");
     for (const auto handle : {sent, received}) {
       const auto outcome = messenger->wait(handle);
       ASSERT_FALSE(outcome);
@@ -220,7 +223,6 @@ TEST_P(MessageEndTest, OperationsLeftOpenAtFinalizeEnd) {
     EXPECT_FALSE(messenger.wait(sent));
     EXPECT_FALSE(messenger.wait(received));
     EXPECT_LT(std::chrono::steady_clock::now() - started, scaled(10s));
-    EXPECT_FALSE(messenger.send(1 - rt.rank(), 1, out).has_value() && rt.fabric().peer_state(0) == Errc::peer_left);
   });
 }
 

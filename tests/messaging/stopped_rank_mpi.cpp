@@ -51,7 +51,7 @@ TEST(StoppedSenderTest, TheRecvEndsAtItsDeadlineAndItsBufferIsAtRest) {
   } else {
     std::fill(large.begin(), large.end(), std::byte{0});
     // Its deadline is one that a message which moves does not need.
-    const auto came = value_or_throw(messenger.recv(1, 1, large, scaled(8s)));
+    const auto came = value_or_throw(messenger.recv(1, 1, large, scaled(12s)));
     const volatile std::byte& first = large.front();
     while (first == std::byte{0} && !messenger.done(came)) rt.progress();
     ASSERT_TRUE(first == std::byte{7});

@@ -65,8 +65,8 @@ struct MessengerOptions {
 /// - An operation that has ended touches its buffer no more: it is quiesced on return of wait().
 /// - Dead peer: `peer_failed`, one that has finalized: `peer_left`. What it sent before as small messages can still be
 ///   received. A recv from kAnyRank waits on for others.
-/// - Small messages that nobody has asked for yet are kept, up to messages.unexpected_bytes from each sender; what is
-///   more, and what is larger, stays with the sender until somebody asks. So a send may wait for its recv, always.
+/// - Small messages that nobody has asked for yet are kept, up to 1 MiB from each sender; what is more, and what is
+///   larger, stays with the sender until somebody asks. So a send may wait for its recv, always.
 /// - A recv that is cancelled, or comes to its deadline, while its message is coming in loses that message: its send
 ///   then ends with `cancelled`, or well if all was under way. The other way round the recv ends with `cancelled`.
 class Messenger {

@@ -20,7 +20,14 @@ Thresholds make_built_in() {
                                       {.up_to = kNoEnd, .way = MessageWay::slots, .piece = piece}}};
   };
   Thresholds made;
-  made.tables = {table("shm", 65536), table("loopback", 65536), table("tcp", 65536), table("verbs", 65536)};
+  // Very large messages leave the caches, and so the slots had better be few bytes of them.
+  made.tables = {{.transport = "shm",
+                  .rows = {{.up_to = 4096, .way = MessageWay::eager, .piece = 65536},
+                           {.up_to = 8 << 20, .way = MessageWay::slots, .piece = 65536},
+                           {.up_to = kNoEnd, .way = MessageWay::slots, .piece = 32768}}},
+                 table("loopback", 65536),
+                 table("tcp", 65536),
+                 table("verbs", 65536)};
   return made;
 }
 

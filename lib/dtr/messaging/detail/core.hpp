@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dtr/base/fork_guard.hpp"
+#include "dtr/fabric/spin_lock.hpp"
 #include "dtr/messaging/detail/operations.hpp"
 #include "dtr/messaging/detail/wire.hpp"
 #include "dtr/messaging/messenger.hpp"
@@ -23,7 +24,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   Core(Runtime& runtime, MessengerOptions options);
   ~Core() override;
 
-  // core.cpp: any thread
+  // core.cpp: any thread; beginning and end: core_life.cpp
   [[nodiscard]] Result<MessageHandle> send(int rank, std::uint64_t tag, std::span<const std::byte> data,
                                            Deadline deadline);
   [[nodiscard]] Result<MessageHandle> recv(int rank, std::uint64_t tag, std::uint64_t mask, std::span<std::byte> buffer,
@@ -40,7 +41,9 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   void on_peer_down(fabric::PeerId peer, const Error& error) noexcept override;
 
  private:
-  using Lock = std::unique_lock<std::mutex>;
+  /// Held for some ten nanoseconds mostly. A mutex is given back by an atomic read-modify-write, which waits until what
+  /// was just written into a ring has reached the other core: that took two thirds of the time of a small message.
+  using Lock = std::unique_lock<fabric::SpinLock>;
   using Operation = messaging::Operation;
   using Stage = messaging::Stage;
 
@@ -104,6 +107,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     const fabric::PeerId id;
     const std::vector<ThresholdRow>* rows = nullptr;
     bool shares_memory = false;
+    fabric::Channel* channel = nullptr;
     bool met = false;     ///< something was sent to it, or came from it
     bool parted = false;  ///< while this Messenger ends: it puts nothing towards us any more
     bool said_bye = false;
@@ -143,12 +147,15 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   void settle(Operation& operation) noexcept;
   [[nodiscard]] Result<Message> outcome_of(Operation& operation);
   void reuse_zombies() noexcept;
+
+  // core_life.cpp
   void part() noexcept;
 
   // core_send.cpp: with the lock
   /// Eager, or as an offer; false: the peer has no room for either.
   [[nodiscard]] bool transmit(Peer& peer, Operation& send) noexcept;
   void transmit_waiting(Peer& peer) noexcept;
+  [[nodiscard]] bool post_now(Peer& peer, std::span<const std::byte> packet) noexcept;
   void tell(Peer& peer, const void* message, std::size_t bytes, fabric::Completion* done = nullptr,
             bool fenced = false) noexcept;
   void tell_done(Peer& peer, std::uint64_t offer, Errc code) noexcept;
@@ -164,7 +171,6 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   [[nodiscard]] bool take_take(Peer& peer, std::span<const std::byte> message);
   [[nodiscard]] bool take_done(Peer& peer, std::span<const std::byte> message);
   [[nodiscard]] bool take_credit(Peer& peer, std::span<const std::byte> message);
-  void take_bye(Peer& peer);
   [[nodiscard]] Operation* match(Peer& peer, std::uint64_t tag) noexcept;
   void deliver(Operation& recv, Peer& peer, std::uint64_t tag, std::span<const std::byte> payload,
                std::uint64_t cost) noexcept;
@@ -187,6 +193,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   void empty_slots(Lock& lock, Peer& peer);
 
   // core_end.cpp: with the lock
+  void take_bye(Peer& peer);
   void finish(Operation& operation) noexcept;
   /// It has failed: takes it out of where it waits, and tells the peer if that has to know.
   void end(Operation& operation, Errc code, std::string_view words) noexcept;
@@ -204,7 +211,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   const std::uint32_t slot_bytes_;
   const std::uint32_t slot_count_;
 
-  mutable std::mutex mutex_;
+  mutable fabric::SpinLock mutex_;
   std::unique_ptr<messaging::OperationTable> operations_;
   std::vector<std::unique_ptr<Peer>> peers_;  ///< by rank; null = not used yet
   messaging::OperationList posted_for_any_;

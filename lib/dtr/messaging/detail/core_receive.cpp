@@ -292,21 +292,4 @@ bool Messenger::Core::take_credit(Peer& peer, std::span<const std::byte> message
   return true;
 }
 
-void Messenger::Core::take_bye(Peer& peer) {
-  if (closing_) {
-    peer.parted = true;
-  } else {
-    forget(peer, Errc::closed, "its messenger has ended", true);
-  }
-  const Head seen{.kind = Kind::bye_seen};
-  tell(peer, &seen, sizeof seen, nullptr, true);
-  peer.met = false;  // what comes next is of another Messenger
-}
-
-void Messenger::Core::on_peer_down(fabric::PeerId id, const Error& error) noexcept {
-  const Lock lock(mutex_);
-  if (id >= peers_.size() || peers_[id] == nullptr) return;
-  forget(*peers_[id], error.code, error.message, error.code == Errc::peer_left);
-}
-
 }  // namespace dtr::inline v0

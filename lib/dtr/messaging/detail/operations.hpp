@@ -111,13 +111,13 @@ class OperationTable {
     Operation* operation = at(free_.back());
     free_.pop_back();
     operation->ended.store(false, std::memory_order_relaxed);
-    operation->generation.fetch_add(1, std::memory_order_release);
+    count(operation->generation);
     return operation;
   }
 
   /// Handles of it are stale from now on.
   static void outdate(Operation& operation) noexcept {
-    operation.generation.fetch_add(1, std::memory_order_release);
+    count(operation.generation);
     operation.stage = Stage::free;
   }
   /// May be made again. It is outdated, and its Completion done.
@@ -143,6 +143,10 @@ class OperationTable {
   [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
 
  private:
+  static void count(std::atomic<std::uint32_t>& generation) noexcept {  // with the lock: nobody else writes it
+    generation.store(generation.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  }
+
   std::array<std::atomic<Operation*>, kBlocks> blocks_{};
   std::vector<std::uint32_t> free_;
   std::uint32_t size_ = 0;
