@@ -44,7 +44,8 @@ struct MessageHandle {
 };
 
 struct MessengerOptions {
-  /// Messengers of one group talk to each other: 0 to 63, at most one of a group in a Runtime.
+  /// Messengers of one group talk to each other: 0 to 63, at most one of a group in a Runtime at a time. Before a rank
+  /// makes the next one, all have ended the last: put a barrier between.
   int group = 0;
   /// Which way a message of which size goes; unset = messages.thresholds of the configuration, else built in.
   std::optional<Thresholds> thresholds{};
