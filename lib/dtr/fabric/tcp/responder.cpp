@@ -1,10 +1,12 @@
 #include "dtr/fabric/tcp/responder.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <utility>
 
 #include <poll.h>
+#include <sys/socket.h>
 
 #include "dtr/base/log.hpp"
 
@@ -18,6 +20,7 @@ constexpr std::int64_t kRevocationLook = 20'000'000;
 constexpr std::int64_t kSilenceLook = 250'000'000;
 constexpr std::size_t kOwedBytes = 8 << 10;  // far less than a sender has room for
 constexpr std::uint64_t kOwedMessages = 32;
+constexpr std::ptrdiff_t kSparseBytes = 256;
 
 }  // namespace
 
@@ -33,6 +36,7 @@ Responder::~Responder() { close(); }
 
 void Responder::close() noexcept {
   if (!fd_) return;
+  static_cast<void>(take_out());  // what is left unread would make the kernel reset the connection
   hub_.poller.forget(fd_.get());
   fd_.reset();
 }
@@ -57,16 +61,35 @@ void Responder::on_ready(std::uint32_t events) noexcept {
   if (fd_ && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) receive();
 }
 
+bool Responder::take_out() noexcept {
+  std::array<std::byte, 4096> unused;  // the kernel only counts; it is there for tools that watch calls
+  while (left_in_ > 0) {
+    const auto n = ::recv(fd_.get(), unused.data(), std::min(left_in_, unused.size()), MSG_TRUNC | MSG_DONTWAIT);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    left_in_ -= static_cast<std::size_t>(n);
+  }
+  return true;
+}
+
 void Responder::receive() noexcept {
+  if (left_in_ > 0) {
+    if (!take_out()) lose("the connection was closed");
+    return;  // what else there is, the poller tells
+  }
   std::size_t budget = kBytesAtOnce;
   std::string why;
   bool lost = false;
-  while (!lost && budget > 0 && !reader_.blocked()) {
+  while (!lost && budget > 0 && !reader_.blocked() && left_in_ == 0) {
     iovec pieces[2];
     const std::size_t count = reader_.prepare(pieces);
     std::size_t room = 0;
     for (std::size_t i = 0; i < count; ++i) room += pieces[i].iov_len;
-    const std::ptrdiff_t n = receive_into(fd_.get(), pieces, count);
+    // Taken out of the socket, a small message is acknowledged by a packet of its own, inside that call. So it is only
+    // looked at, worked off, and taken out after what it brings about.
+    const std::ptrdiff_t n = receive_into(fd_.get(), pieces, count, sparse_ ? MSG_PEEK : 0);
+    if (n > 0 && sparse_) left_in_ = static_cast<std::size_t>(n);
+    if (n > 0) sparse_ = n <= kSparseBytes;
     if (n == -EAGAIN) break;
     if (n <= 0) {
       lost = true;

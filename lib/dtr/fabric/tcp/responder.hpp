@@ -42,6 +42,8 @@ class Responder final : public Pollable {
 
  private:
   void receive() noexcept;
+  /// False: the connection is gone.
+  [[nodiscard]] bool take_out() noexcept;
   void answer() noexcept;
   void acknowledge() noexcept;
   void pump() noexcept;
@@ -60,6 +62,8 @@ class Responder final : public Pollable {
   bool write_blocked_ = false;
   bool owes_ = false;           ///< settle() is called later
   std::size_t owed_bytes_ = 0;  ///< received since the last acknowledgement
+  bool sparse_ = false;         ///< little comes at once
+  std::size_t left_in_ = 0;     ///< bytes that were read, and are still to be taken out of the socket
 };
 
 }  // namespace fabric::tcp

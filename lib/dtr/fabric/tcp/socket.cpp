@@ -110,12 +110,12 @@ void tune(int fd, const TcpOptions& options) noexcept {
   // Not TCP_USER_TIMEOUT: the kernel applies it to a full window too, and a stopped peer is not a dead one.
 }
 
-std::ptrdiff_t receive_into(int fd, iovec* pieces, std::size_t count) noexcept {
+std::ptrdiff_t receive_into(int fd, iovec* pieces, std::size_t count, int flags) noexcept {
   msghdr message{};
   message.msg_iov = pieces;
   message.msg_iovlen = count;
   while (true) {
-    const auto n = ::recvmsg(fd, &message, MSG_DONTWAIT);
+    const auto n = ::recvmsg(fd, &message, MSG_DONTWAIT | flags);
     if (n >= 0) return n;
     if (errno != EINTR) return -errno;
   }

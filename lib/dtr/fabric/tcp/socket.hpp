@@ -38,7 +38,7 @@ struct ListeningSocket {
 void tune(int fd, const TcpOptions& options) noexcept;
 
 /// recvmsg or sendmsg without blocking or signals: bytes, 0 = the peer closed (receive only), or -errno.
-[[nodiscard]] std::ptrdiff_t receive_into(int fd, iovec* pieces, std::size_t count) noexcept;
+[[nodiscard]] std::ptrdiff_t receive_into(int fd, iovec* pieces, std::size_t count, int flags = 0) noexcept;
 [[nodiscard]] std::ptrdiff_t send_from(int fd, iovec* pieces, std::size_t count) noexcept;
 
 /// True while the kernel at the other end owes an answer: retransmissions or window probes are out.
