@@ -103,7 +103,7 @@ class Worker {
   [[nodiscard]] Result<std::vector<RoundTrace>> trace(RoundHandle handle) const;
 
   /// Forgets keys, so that they can have another size; their slots at the servers are given back.
-  /// Errors: not_found, busy (an open round uses one).
+  /// Errors: not_found, busy (an open round uses one, or other workers still read its last sum after 2 s).
   [[nodiscard]] Result<void> unbind(std::span<const std::uint64_t> keys);
 
   /// Ends the registration of memory that is about to be freed. Errors: busy (an open round uses it).

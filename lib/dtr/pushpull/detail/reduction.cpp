@@ -191,7 +191,7 @@ void Reduction::reduce(Cell& cell, Round& round) {
   // The holder's own answer last: its slots go back with it if the others have been read by then.
   const auto answer = [&](const Share& share) {
     if (share.pulled == nullptr) return;
-    core_.answer(*share.pulled, share.pull, sum->data, sum->region, sum->region_offset, holder);
+    core_.offer(*share.pulled, share.pull, *sum, *holder);
   };
   for (const Share& share : cell.shares) {
     if (share.pushed != holder) answer(share);

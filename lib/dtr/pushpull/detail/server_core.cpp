@@ -36,7 +36,10 @@ ServerCore::ServerCore(Runtime& runtime, int group, const char* operation)
   }
   worker_port_ = value_or_throw(runtime.service_port("pushpull worker", group));
   server_port_ = value_or_throw(runtime.service_port("pushpull server", group));
-  for (int worker = 0; worker < runtime.workers(); ++worker) workers_.emplace_back(runtime_);
+  for (int worker = 0; worker < runtime.workers(); ++worker) {
+    WorkerState& state = workers_.emplace_back(runtime_);
+    state.fetches = fabric_.path(static_cast<fabric::PeerId>(rank_of(worker))).transport == "shm";
+  }
 }
 
 void ServerCore::start() {
@@ -114,6 +117,7 @@ ServerFragment& ServerCore::fresh_fragment() {
     made.reply.reserve(message);
     made.pushes.reserve(message / sizeof(PushEntry));
     made.pulls.reserve(message / sizeof(PullEntry));
+    made.offers.reserve(message / sizeof(PullEntry));
     return made;
   }
   ServerFragment& fragment = *idle_.back();
@@ -131,6 +135,7 @@ ServerFragment& ServerCore::fresh_fragment() {
 /// With the lock.
 void ServerCore::recycle_if_over(ServerFragment& fragment) {
   if (!fragment.responded || fragment.response.open || fragment.holds > 0 || fragment.answers > 0) return;
+  if (!fragment.offers.empty()) return;
   auto& live = workers_[static_cast<std::size_t>(fragment.worker)].live;
   live.erase(std::remove(live.begin(), live.end(), &fragment), live.end());
   idle_.push_back(&fragment);

@@ -56,7 +56,7 @@ struct ServerFragment {
   };
   struct Pull {
     PullEntry entry{};
-    std::size_t reply_offset = 0;  ///< of inlined data
+    std::size_t reply_offset = 0;  ///< of inlined data or the Offer
     const fabric::RemoteRegion* memory = nullptr;
   };
 
@@ -73,7 +73,7 @@ struct ServerFragment {
   // The core's:
   ServerFragment* next = nullptr;  ///< among those not taken yet
   std::uint64_t ticket = 0;
-  std::uint32_t holds = 0;    ///< puts that read from its slots
+  std::uint32_t holds = 0;    ///< puts and offers that read from its slots
   std::uint32_t answers = 0;  ///< puts for it under way
   bool muted = false;
   bool answering = false;
@@ -86,6 +86,7 @@ struct ServerFragment {
   std::vector<std::byte> message{};
   std::vector<std::byte> reply{};
   std::deque<PullAnswer> puts{};
+  std::vector<ServerFragment*> offers{};  ///< in whose slots the worker reads its answers, until it has fetched them
   Reply response;
 };
 
@@ -125,6 +126,8 @@ class ServerCore final : public fabric::PortHandler {
   /// memory is, and is kept until it has been read; null: the memory lives until flushed() .
   void answer(ServerFragment& to, std::size_t pull, const std::byte* data, Region* region, std::uint64_t offset,
               ServerFragment* from);
+  /// The same for memory in a slot; a worker that reaches it with a copy of its own fetches it, beside all others.
+  void offer(ServerFragment& to, std::size_t pull, const ServerFragment::Push& sum, ServerFragment& from);
   /// All of the fragment has been answered: tells the worker and gives the slots back.
   void finish(ServerFragment& fragment);
   void finish(ServerFragment& fragment, const Error& error);
@@ -181,10 +184,12 @@ class ServerCore final : public fabric::PortHandler {
     Standing standing{};
     std::uint32_t epoch = 0;  ///< 0 = no Worker there
     bool unclean = false;     ///< its slots may still be written into
+    bool fetches = false;     ///< it copies for itself what lies in slots
     SlotArena arena;          ///< progress only
     std::unordered_map<PartId, std::vector<std::uint32_t>, PartIdHash> bindings{};
     std::unordered_map<std::uint64_t, Landing> landings{};
     std::vector<const fabric::RemoteRegion*> regions{};
+    std::vector<bool> lent{};  ///< of lendable_, what this epoch has been told
     std::vector<ServerFragment*> live{};
     std::vector<std::uint64_t> cancelled{};  ///< rounds to be muted when they come
     std::uint64_t first_open = 0;            ///< all rounds below have come whole
@@ -204,6 +209,7 @@ class ServerCore final : public fabric::PortHandler {
   Result<void> take_round(int worker, std::span<const std::byte> payload);
   Result<void> parse(WorkerState& state, ServerFragment& fragment, const Round& round);
   void take_cancel(int worker, std::span<const std::byte> payload);
+  void take_fetched(int worker, std::span<const std::byte> payload);
   void take_bye(int worker, std::span<const std::byte> payload);
   Result<void> parse_pushes(WorkerState& state, ServerFragment& fragment, const Round& round);
   Result<void> parse_pulls(const WorkerState& state, ServerFragment& fragment, const Round& round);
@@ -226,6 +232,9 @@ class ServerCore final : public fabric::PortHandler {
   void tell(int worker, const T& message, std::string_view words = {}) noexcept;
   void say_farewells(int worker) noexcept;
   void respond(ServerFragment& fragment);
+  void end_offers(ServerFragment& fragment) noexcept;
+  void end_offers_of_past_sessions(int worker) noexcept;
+  std::optional<Release> let_go_of_hold(ServerFragment& from) noexcept;
   static void on_answered(fabric::Completion& completion) noexcept;
   void answered(PullAnswer& put) noexcept;
   void stop_response(ServerFragment& fragment, fabric::Status why) noexcept;
@@ -250,6 +259,7 @@ class ServerCore final : public fabric::PortHandler {
   std::deque<WorkerState> workers_;
   std::deque<Slot> slots_;
   std::vector<std::uint32_t> idle_slots_;  ///< numbers of slots that are not live
+  std::vector<Region*> lendable_;          ///< regions of slots, by the number that workers know
   std::deque<ServerFragment> fragments_;
   std::vector<ServerFragment*> idle_;
   ServerFragment* arrived_front_ = nullptr;

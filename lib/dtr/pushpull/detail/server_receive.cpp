@@ -53,6 +53,8 @@ void ServerCore::take(int worker, const Head& head, std::span<const std::byte> p
       return;
     case Kind::cancel:
       return take_cancel(worker, payload);
+    case Kind::fetched:
+      return take_fetched(worker, payload);
     case Kind::bye:
       return take_bye(worker, payload);
     default:
@@ -101,7 +103,9 @@ void ServerCore::take_hello(int worker, std::span<const std::byte> payload) {
     state.epoch = hello ? hello->head.epoch : 0;
     refused = state.standing.gone || broken_;
     if (refused) state.owes_broken = broken_ ? broken_ : state.standing.gone;
+    state.lent.clear();
   }
+  end_offers_of_past_sessions(worker);
   if (refused) return say_farewells(worker);
   if (!hello || hello->version != kVersion || hello->workers != workers_.size()) {
     return expel(worker, {.code = Errc::protocol_error,
@@ -148,6 +152,21 @@ void ServerCore::take_cancel(int worker, std::span<const std::byte> payload) {
   for (const std::uint64_t ticket : muted) tell(worker, Muted{.ticket = ticket});
 }
 
+void ServerCore::take_fetched(int worker, std::span<const std::byte> payload) {
+  const auto fetched = front<Fetched>(payload);
+  if (!fetched) return expel(worker, {.code = Errc::protocol_error, .message = "it sent a malformed word of a fetch"});
+  ServerFragment* reader = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto& live = workers_[static_cast<std::size_t>(worker)].live;
+    const auto found = std::find_if(live.begin(), live.end(), [&](const ServerFragment* fragment) {
+      return fragment->ticket == fetched->ticket && !fragment->offers.empty();
+    });
+    if (found != live.end()) reader = *found;
+  }
+  if (reader != nullptr) end_offers(*reader);
+}
+
 void ServerCore::take_bye(int worker, std::span<const std::byte> payload) {
   const auto bye = front<Bye>(payload);
   if (!bye) return expel(worker, {.code = Errc::protocol_error, .message = "it sent a malformed bye"});
@@ -158,6 +177,7 @@ void ServerCore::take_bye(int worker, std::span<const std::byte> payload) {
     state.standing.failed = (bye->head.flags & Bye::kFailed) != 0;
     end_session(state, (bye->head.flags & Bye::kUnclean) != 0);
   }
+  end_offers_of_past_sessions(worker);
   say_farewells(worker);
 }
 

@@ -55,6 +55,78 @@ void ServerCore::answer(ServerFragment& to, std::size_t number, const std::byte*
   fabric_.submit(static_cast<fabric::PeerId>(rank_of(to.worker)), {&request, 1}, never());
 }
 
+void ServerCore::offer(ServerFragment& to, std::size_t number, const ServerFragment::Push& sum, ServerFragment& from) {
+  const ServerFragment::Pull& pull = to.pulls[number];
+  bool offered = false;
+  std::optional<Lend> lend;
+  {
+    const std::lock_guard lock(mutex_);
+    WorkerState& state = workers_[static_cast<std::size_t>(to.worker)];
+    const auto known = std::find(lendable_.begin(), lendable_.end(), sum.region);
+    const bool wanted = !to.muted && !to.failure && !state.standing.gone && !state.owes_broken && !broken_;
+    if (wanted && state.fetches && pull.entry.region != kInlined && known != lendable_.end()) {
+      const auto region = static_cast<std::uint32_t>(known - lendable_.begin());
+      if (state.lent.size() <= region) state.lent.resize(lendable_.size(), false);
+      if (!state.lent[region])
+        lend = Lend{.head = {.kind = Kind::lend, .epoch = state.epoch}, .region = region, .memory = sum.region->key()};
+      state.lent[region] = true;
+      const Offer offer{.offset = sum.region_offset, .region = region};
+      std::memcpy(to.reply.data() + pull.reply_offset, &offer, sizeof offer);
+      if (to.responded_ns == 0) to.responded_ns = monotonic_ns();
+      to.answering = true;
+      to.offers.push_back(&from);
+      ++from.holds;
+      offered = true;
+    }
+  }
+  if (lend) tell(to.worker, *lend);
+  if (!offered) answer(to, number, sum.data, sum.region, sum.region_offset, &from);
+}
+
+/// With the lock: one reader less. What the slots' owner is to be told if it was the last.
+std::optional<Release> ServerCore::let_go_of_hold(ServerFragment& from) noexcept {
+  if (--from.holds > 0 || !std::exchange(from.retained, false)) return std::nullopt;
+  let_go_of_slots(from);
+  return Release{.ticket = from.ticket};
+}
+
+/// The worker reads nothing of what was offered for this fragment any more.
+void ServerCore::end_offers(ServerFragment& fragment) noexcept {
+  bool more = true;
+  while (more) {
+    std::optional<Release> release;
+    int owner = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      if (fragment.offers.empty()) return;
+      ServerFragment& from = *fragment.offers.back();
+      fragment.offers.pop_back();
+      owner = from.worker;
+      release = let_go_of_hold(from);
+      if (&from != &fragment) recycle_if_over(from);
+      more = !fragment.offers.empty();
+      if (!more) recycle_if_over(fragment);
+    }
+    if (release) tell(owner, *release);
+  }
+}
+
+void ServerCore::end_offers_of_past_sessions(int worker) noexcept {
+  while (true) {
+    ServerFragment* reader = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      const WorkerState& state = workers_[static_cast<std::size_t>(worker)];
+      const auto found = std::find_if(state.live.begin(), state.live.end(), [&](const ServerFragment* fragment) {
+        return !fragment->offers.empty() && fragment->seq >> kSessionShift < state.standing.sessions;
+      });
+      if (found == state.live.end()) return;
+      reader = *found;
+    }
+    end_offers(*reader);
+  }
+}
+
 void ServerCore::on_answered(fabric::Completion& completion) noexcept {
   auto& put = static_cast<PullAnswer&>(completion);
   put.core->answered(put);
@@ -96,11 +168,7 @@ void ServerCore::answered(PullAnswer& put) noexcept {
     }
     if (from != nullptr) {
       from_worker = from->worker;
-      if (--from->holds == 0 && from->retained) {
-        from->retained = false;
-        let_go_of_slots(*from);
-        release = Release{.ticket = from->ticket};
-      }
+      release = let_go_of_hold(*from);
       if (from != &to) recycle_if_over(*from);
     } else {
       consumer_puts_.fetch_sub(1, std::memory_order_release);
@@ -179,10 +247,16 @@ void ServerCore::respond(ServerFragment& fragment) {
     const WorkerState& state = workers_[static_cast<std::size_t>(fragment.worker)];
     silent = fragment.cancelled || state.standing.gone || state.epoch == 0 ||
              state.standing.sessions != fragment.seq >> kSessionShift;
+  }
+  if (silent) end_offers(fragment);  // it hears of none
+  {
+    const std::lock_guard lock(mutex_);
+    const WorkerState& state = workers_[static_cast<std::size_t>(fragment.worker)];
     fragment.retained = fragment.holds > 0;
     if (!fragment.retained) let_go_of_slots(fragment);
     Response response{.head = {.kind = Kind::response,
-                               .flags = fragment.retained ? Response::kRetained : std::uint8_t{0},
+                               .flags = static_cast<std::uint8_t>((fragment.retained ? Response::kRetained : 0) |
+                                                                  (fragment.offers.empty() ? 0 : Response::kFetch)),
                                .epoch = state.epoch},
                       .ticket = fragment.ticket,
                       .received_ns = fragment.received_ns,

@@ -186,15 +186,19 @@ Result<void> ServerCore::parse_pulls(const WorkerState& state, ServerFragment& f
     std::memcpy(&pull.entry, fragment.message.data() + at, sizeof(PullEntry));
     const PullEntry& entry = pull.entry;
     if (auto good = check_entry(entry, "pull"); !good) return good;
-    if (entry.region == kInlined) {
-      pull.reply_offset = fragment.reply.size();
-      if (entry.bytes > fabric_.max_message() ||
-          fragment.reply.size() + inline_size(entry.bytes) > fabric_.max_message()) {
-        return malformed("the answer to a round does not fit a message");
-      }
+    const bool small = entry.region == kInlined;
+    pull.reply_offset = fragment.reply.size();
+    if ((small && entry.bytes > fabric_.max_message()) ||
+        fragment.reply.size() + (small ? inline_size(entry.bytes) : sizeof(Offer)) > fabric_.max_message()) {
+      return malformed("the answer to a round does not fit a message");
+    }
+    if (small) {
       fragment.reply.resize(fragment.reply.size() + inline_size(entry.bytes));
       continue;
     }
+    const Offer nothing;  // unless something is offered, it will have been written
+    const auto* bytes = reinterpret_cast<const std::byte*>(&nothing);
+    fragment.reply.insert(fragment.reply.end(), bytes, bytes + sizeof nothing);
     if (entry.region >= state.regions.size() || state.regions[entry.region] == nullptr) {
       return malformed("a pull names memory that was not announced");
     }

@@ -133,6 +133,9 @@ void ServerCore::take_bind(int worker, std::span<const std::byte> payload) {
   {
     const std::lock_guard lock(mutex_);
     number = add_slot(slot);
+    const bool lendable =
+        !slot.landing && std::find(lendable_.begin(), lendable_.end(), slot.piece.region) == lendable_.end();
+    if (lendable) lendable_.push_back(slot.piece.region);
   }
   tell(worker, Bound{.key = bind->key,
                      .offset = bind->offset,

@@ -32,7 +32,7 @@ Result<SlotArena::Piece> SlotArena::allocate(std::size_t bytes) {
   }
   // Chunks double, so that few keys cost little and many keys few regions.
   const std::size_t wanted = std::max({kFirstChunk, BuddyAllocator::block_size(bytes), std::min(total_, kLargestStep)});
-  auto region = fabric_->allocate_segment(wanted, {.access = Access::write});
+  auto region = fabric_->allocate_segment(wanted, {.access = Access::read_write});
   if (!region) return fail(std::move(region.error()));
   total_ += wanted;
   Chunk& chunk = chunks_.emplace_back(Chunk{*region, BuddyAllocator(wanted)});

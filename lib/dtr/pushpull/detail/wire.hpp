@@ -15,9 +15,10 @@
 namespace dtr::inline v0 {
 namespace pushpull {
 
-constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVersion = 3;
 constexpr std::size_t kSmallestMessage = 512;   ///< fabric.eager_bytes has to allow this
 constexpr std::uint32_t kInlined = 0xFFFFFFFF;  ///< the data travels inside of the message
+constexpr std::uint32_t kWritten = 0xFFFFFFFE;  ///< the server has put the answer where it belongs
 constexpr std::size_t kInlineAlignment = 16;
 constexpr std::uint32_t kMostFragments = 1 << 18;  ///< of a round to one server
 constexpr std::uint32_t kMostRounds = 1 << 16;     ///< between the oldest open round and the youngest
@@ -35,12 +36,14 @@ enum class Kind : std::uint8_t {
   announce,   ///< memory that will be pulled into
   round,      ///< a fragment of a round
   cancel,     ///< do not answer this round any more
+  fetched,    ///< what a response offered has been read, or is not wanted any more
   bye,        ///< the Worker ends
   // server -> worker
   welcome = 32,
   bound,
   bind_failed,
   known,     ///< the announced memory can be named
+  lend,      ///< memory of the server that responses will offer
   response,  ///< a fragment has ended, well or not
   muted,     ///< nothing of a cancelled fragment's answer will be written
   release,   ///< the slots of a fragment that was answered before
@@ -185,9 +188,26 @@ struct Parted {
   Head head{.kind = Kind::parted};
 };
 
-/// Then the data of inlined pulls in the entries' order, each padded; or, after a failure, the words.
+/// Where the answer to a pull is: in memory that was lent, until the worker says `fetched`; or written already.
+struct Offer {
+  std::uint64_t offset = 0;
+  std::uint32_t region = kWritten;
+  std::uint32_t reserved = 0;
+};
+
+/// Sent once before the first response that offers some of it.
+struct Lend {
+  Head head{.kind = Kind::lend};
+  std::uint32_t region = 0;  ///< the server's number for it
+  std::uint32_t reserved = 0;
+  RemoteKey memory{};
+};
+
+/// Then for each pull in the entries' order the data, padded, where it is inlined, and else an Offer; or, after a
+/// failure, the words.
 struct Response {
   static constexpr std::uint8_t kRetained = 1;  ///< the slots come back with a `release`
+  static constexpr std::uint8_t kFetch = 2;     ///< something is offered: a `fetched` is expected
 
   Head head{.kind = Kind::response};
   std::uint64_t ticket = 0;
@@ -197,6 +217,11 @@ struct Response {
   std::int64_t processed_ns = 0;
   std::int64_t responded_ns = 0;
   std::int64_t posted_ns = 0;
+};
+
+struct Fetched {
+  Head head{.kind = Kind::fetched};
+  std::uint64_t ticket = 0;
 };
 
 struct Muted {

@@ -115,6 +115,7 @@ WorkerCore::~WorkerCore() {
   // What still hangs on the fabric ends now; its Completions live here.
   for (WorkerFragment& fragment : fragments_) {
     if (!fragment.Completion::done()) fabric_.cancel(fragment.link->peer, fragment);
+    if (!fragment.fetch.done()) fabric_.cancel(fragment.link->peer, fragment.fetch);
   }
   while (open_posts_.load(std::memory_order_acquire) > 0) {
     if (!fabric_.progress().poll()) std::this_thread::yield();
@@ -129,7 +130,7 @@ void WorkerCore::say_goodbye() {
     const std::lock_guard lock(mutex_);
     failed = had_failure_;
     clean = std::none_of(fragments_.begin(), fragments_.end(),
-                         [](const WorkerFragment& fragment) { return fragment.posted_open; });
+                         [](const WorkerFragment& fragment) { return fragment.posted_open || fragment.fetch.open; });
   }
   std::vector<fabric::PeerId> told;
   for (const Link& link : links_) {
@@ -243,6 +244,8 @@ Error WorkerCore::late(const WorkerRound& round) {
       words += " (the round waits here for receive slots, which earlier rounds hold)";
     } else if (fragment->posted_open) {
       words += " (the data is still on its way)";
+    } else if (fragment->fetch.open) {
+      words += " (its answer is being fetched)";
     } else {
       words += " (it has the data)";
     }
@@ -391,10 +394,12 @@ Result<void> WorkerCore::force_quiet(WorkerRound& round, const Deadline& deadlin
   for (Link& link : links_) pump(link);
   for (WorkerFragment* fragment : open) {
     if (fragment->round == &round) fabric_.cancel(fragment->link->peer, *fragment);
+    fabric_.cancel(fragment->link->peer, fragment->fetch);
   }
   const auto all_posted = [&]() noexcept {
     const std::lock_guard lock(mutex_);
-    return std::none_of(open.begin(), open.end(), [](const WorkerFragment* one) { return one->posted_open; });
+    return std::none_of(open.begin(), open.end(),
+                        [](const WorkerFragment* one) { return one->posted_open || one->fetch.open; });
   };
   if (fabric_.progress().wait(all_posted, deadline) != Errc::ok) {
     return fail(Errc::busy, "data of the round, or of another one with its tensors, is still on its way", kQuiesce);
@@ -447,6 +452,17 @@ Result<void> WorkerCore::unbind(std::span<const std::uint64_t> keys) {
   const OneThread::Visit visit(door_);
   if (auto good = visit.check("unbind"); !good) return good;
   if (auto good = enter("unbind"); !good) return good;
+  const auto held = [&]() noexcept {
+    const std::lock_guard lock(mutex_);
+    return std::any_of(links_.begin(), links_.end(), [&](const Link& link) {
+      return std::any_of(link.bindings.begin(), link.bindings.end(), [&](const auto& known) {
+        const auto& [part, binding] = known;
+        return (binding.users > 0 || binding.asked) && std::find(keys.begin(), keys.end(), part.key) != keys.end();
+      });
+    });
+  };
+  // The round may be over here while others still read its sum in this worker's slots.
+  static_cast<void>(fabric_.progress().wait([&]() noexcept { return open_somewhere(keys) || !held(); }, kDrainBound));
   Outgoing out;
   {
     const std::lock_guard lock(mutex_);
@@ -485,6 +501,17 @@ Result<void> WorkerCore::unbind(std::span<const std::uint64_t> keys) {
   }
   post(out);
   return {};
+}
+
+/// An open round uses one of the keys.
+bool WorkerCore::open_somewhere(std::span<const std::uint64_t> keys) noexcept {
+  const std::lock_guard lock(mutex_);
+  return std::any_of(links_.begin(), links_.end(), [&](const Link& link) {
+    return std::any_of(keys.begin(), keys.end(), [&](std::uint64_t key) {
+      const auto info = link.keys.find(key);
+      return info != link.keys.end() && info->second.open > 0;
+    });
+  });
 }
 
 Result<void> WorkerCore::forget(std::span<const std::byte> memory) {

@@ -99,6 +99,8 @@ class WorkerCore final : public fabric::PortHandler {
   [[nodiscard]] Deadline later(const Deadline& deadline) const noexcept;
   static void on_posted(fabric::Completion& completion) noexcept;
   void posted(WorkerFragment& fragment) noexcept;
+  static void on_fetched(fabric::Completion& completion) noexcept;
+  void fetched(WorkerFragment& fragment) noexcept;
 
   // worker_receive.cpp: with the lock
   void take_welcome(Link& link, std::span<const std::byte> payload, Outgoing& out);
@@ -106,7 +108,8 @@ class WorkerCore final : public fabric::PortHandler {
   void take_bind_failed(Link& link, std::span<const std::byte> payload);
   void take_known(Link& link, std::span<const std::byte> payload);
   void take_response(Link& link, std::span<const std::byte> payload, Outgoing& out);
-  bool take_inlined(WorkerFragment& fragment, std::span<const std::byte> payload);
+  void take_lend(Link& link, std::span<const std::byte> payload);
+  bool take_answers(WorkerFragment& fragment, std::span<const std::byte> payload);
   void take_muted(Link& link, std::span<const std::byte> payload);
   void take_release(Link& link, std::span<const std::byte> payload, Outgoing& out);
   void take_rebind(Link& link, std::span<const std::byte> payload, Outgoing& out);
@@ -134,6 +137,7 @@ class WorkerCore final : public fabric::PortHandler {
   Result<void> force_quiet(WorkerRound& round, const Deadline& deadline);
   Result<void> end_reading(WorkerRound& round, const Deadline& deadline);
   Link* link_of(fabric::PeerId peer) noexcept;
+  bool open_somewhere(std::span<const std::uint64_t> keys) noexcept;
   void cancel_all();
   void say_goodbye();
 

@@ -351,7 +351,7 @@ void WorkerCore::plan_pull(WorkerRound& round, Link& link, const Item& item, std
                            std::uint64_t bytes) {
   const bool small = inlined(item.pull.bytes);
   WorkerFragment& fragment =
-      fragment_for(round, link, sizeof(PullEntry), small ? inline_size(bytes) : 0, small ? 0 : bytes);
+      fragment_for(round, link, sizeof(PullEntry), small ? inline_size(bytes) : sizeof(Offer), small ? 0 : bytes);
   PullPiece& piece = fragment.pulls.emplace_back();
   piece.data = item.pull.data + offset;
   piece.part = item.pull_part;
@@ -388,15 +388,18 @@ WorkerFragment& WorkerCore::fragment_for(WorkerRound& round, Link& link, std::si
   }
   WorkerFragment* fragment = nullptr;
   if (idle_fragments_.empty()) {
-    fragment = &fragments_.emplace_back(&WorkerCore::on_posted);
+    fragment = &fragments_.emplace_back(&WorkerCore::on_posted, &WorkerCore::on_fetched);
     fragment->core = this;
     fragment->ticket = fragments_.size() - 1;
     fragment->message.reserve(max_message_);
+    fragment->fetch.requests.reserve(max_message_ / sizeof(PullEntry));
   } else {
     fragment = idle_fragments_.back();
     idle_fragments_.pop_back();
     fragment->ticket += std::uint64_t{1} << 32;  // whoever names the old one means nobody
     fragment->reset();
+    fragment->fetch.reset();
+    fragment->fetch.requests.clear();
   }
   fragment->round = &round;
   fragment->link = &link;

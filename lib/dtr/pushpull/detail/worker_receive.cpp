@@ -34,6 +34,8 @@ void WorkerCore::on_message(fabric::PeerId from, std::span<const std::byte> payl
     Outgoing out;
     if (head->kind == Kind::bound) {
       take_bound(*link, payload);
+    } else if (head->kind == Kind::lend) {
+      take_lend(*link, payload);
     } else {
       const std::lock_guard lock(mutex_);
       take(*link, *head, payload, out);
@@ -112,6 +114,17 @@ void WorkerCore::take_bound(Link& link, std::span<const std::byte> payload) {
   binding.slots.push_back({.id = bound->slot, .memory = *memory, .offset = bound->slot_offset});
 }
 
+/// As take_bound.
+void WorkerCore::take_lend(Link& link, std::span<const std::byte> payload) {
+  constexpr std::uint32_t kMostRegions = 1 << 16;
+  const auto lend = front<Lend>(payload);
+  if (!lend || lend->region >= kMostRegions) return;
+  auto memory = fabric_.import(link.peer, lend->memory);
+  const std::lock_guard lock(mutex_);
+  if (link.lent.size() <= lend->region) link.lent.resize(lend->region + 1, nullptr);
+  link.lent[lend->region] = memory ? *memory : nullptr;  // what cannot be reached fails when it is offered
+}
+
 void WorkerCore::take_bind_failed(Link& link, std::span<const std::byte> payload) {
   const auto refusal = front<BindFailed>(payload);
   if (!refusal) return;
@@ -158,7 +171,14 @@ void WorkerCore::take_response(Link& link, std::span<const std::byte> payload, O
     release_slots(*fragment);
     give_back_unwanted(*fragment, out);
   }
-  if (fragment->stage != WorkerFragment::Stage::sent) return;
+  const bool offered = (response->head.flags & Response::kFetch) != 0;
+  const auto not_wanted = [&] {
+    out.add(link.peer, Fetched{.head = {.kind = Kind::fetched, .epoch = epoch_}, .ticket = response->ticket});
+  };
+  if (fragment->stage != WorkerFragment::Stage::sent) {
+    if (offered) not_wanted();
+    return;
+  }
   const std::int64_t now = monotonic_ns();
   const bool first = std::exchange(fragment->answer_open, false);
   if (first) {
@@ -177,24 +197,40 @@ void WorkerCore::take_response(Link& link, std::span<const std::byte> payload, O
                                   .message = std::string(words_after<Response>(payload)),
                                   .operation = kOperation,
                                   .peer = response->peer >= 0 ? response->peer : static_cast<int>(link.peer)});
-  } else if (first && !take_inlined(*fragment, payload)) {
+  } else if (first && !take_answers(*fragment, payload)) {
+    fragment->fetch.requests.clear();
     fail_round(*fragment->round, {.code = Errc::protocol_error,
                                   .message = "the answer is malformed",
                                   .operation = kOperation,
                                   .peer = static_cast<int>(link.peer)});
   }
+  if (first && !fragment->fetch.requests.empty()) {
+    fragment->fetch.open = true;
+    out.add_fetch(*fragment);
+  } else if (offered) {
+    not_wanted();
+  }
   maybe_end(*fragment);
 }
 
-bool WorkerCore::take_inlined(WorkerFragment& fragment, std::span<const std::byte> payload) {
+/// Takes what came in the message, and notes what is to be fetched. A cancelled round's tensors belong to the caller
+/// again.
+bool WorkerCore::take_answers(WorkerFragment& fragment, std::span<const std::byte> payload) {
+  const auto& lent = fragment.link->lent;
   auto rest = payload.subspan(sizeof(Response));
   for (PullPiece& piece : fragment.pulls) {
-    if (piece.entry.region != kInlined) continue;
     const std::uint64_t bytes = piece.entry.bytes;
-    if (rest.size() < inline_size(bytes)) return false;
-    // A cancelled round's tensors belong to the caller again.
-    if (!fragment.cancelled) std::memcpy(piece.data, rest.data(), bytes);
-    rest = rest.subspan(inline_size(bytes));
+    const bool small = piece.entry.region == kInlined;
+    const std::size_t size = small ? inline_size(bytes) : sizeof(Offer);
+    if (rest.size() < size) return false;
+    if (small) {
+      if (!fragment.cancelled) std::memcpy(piece.data, rest.data(), bytes);
+    } else if (const auto offer = front<Offer>(rest); offer->region != kWritten && !fragment.cancelled) {
+      if (offer->region >= lent.size() || lent[offer->region] == nullptr) return false;
+      fragment.fetch.requests.push_back(fabric::WorkRequest::get(
+          {lent[offer->region], offer->offset}, {piece.place.region, piece.place.offset}, bytes, &fragment.fetch));
+    }
+    rest = rest.subspan(size);
   }
   return rest.empty();
 }
@@ -279,7 +315,7 @@ void WorkerCore::release_slots(WorkerFragment& fragment) noexcept {
 
 void WorkerCore::maybe_end(WorkerFragment& fragment) noexcept {
   if (fragment.stage != WorkerFragment::Stage::sent) return;
-  if (fragment.posted_open || fragment.answer_open) return;
+  if (fragment.posted_open || fragment.answer_open || fragment.fetch.open) return;
   fragment.stage = WorkerFragment::Stage::ended;
   fragment.trace.response_processed = monotonic_ns();
   WorkerRound& round = *fragment.round;

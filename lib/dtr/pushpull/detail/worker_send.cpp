@@ -168,6 +168,12 @@ void WorkerCore::post(Outgoing& out) noexcept {
     fragment = next;
   }
   out.first = out.last = nullptr;
+  for (WorkerFragment* fragment = std::exchange(out.fetches, nullptr); fragment != nullptr;) {
+    WorkerFragment* const next = fragment->fetch.next;
+    open_posts_.fetch_add(1, std::memory_order_relaxed);
+    fabric_.submit(fragment->link->peer, fragment->fetch.requests, later(fragment->round->deadline));
+    fragment = next;
+  }
 }
 
 void WorkerCore::on_posted(fabric::Completion& completion) noexcept {
@@ -201,6 +207,38 @@ void WorkerCore::posted(WorkerFragment& fragment) noexcept {
     const std::lock_guard lock(mutex_);
     link.unquiet = link.unquiet || !status.quiesced;
     fragment.posted_open = false;
+    maybe_end(fragment);
+  }
+  // After this the object may be gone.
+  open_posts_.fetch_sub(1, std::memory_order_release);
+}
+
+void WorkerCore::on_fetched(fabric::Completion& completion) noexcept {
+  auto& fetch = static_cast<Fetch&>(completion);
+  fetch.of->core->fetched(*fetch.of);
+}
+
+/// The answers are in the tensors, or will not come any more.
+void WorkerCore::fetched(WorkerFragment& fragment) noexcept {
+  const fabric::Status status = fragment.fetch.status();
+  Link& link = *fragment.link;
+  const Fetched message{.head = {.kind = Kind::fetched, .epoch = epoch_}, .ticket = fragment.ticket};
+  std::optional<Error> failure;
+  if (!status.ok()) {
+    failure = error_or_bare(status.code, static_cast<int>(link.peer), [&] {
+      Error error = fabric_.explain(link.peer, status, "push_pull");
+      if (error.code == Errc::ok) error.code = status.code;
+      error.message = "the answer could not be fetched: " + error.message;
+      return error;
+    });
+  }
+  const auto request = fabric::WorkRequest::send(server_port_, std::as_bytes(std::span(&message, 1)), nullptr);
+  fabric_.submit(link.peer, {&request, 1}, never());
+  {
+    const std::lock_guard lock(mutex_);
+    fragment.fetch.open = false;
+    link.unquiet = link.unquiet || !status.quiesced;
+    if (failure) fail_round(*fragment.round, std::move(*failure));
     maybe_end(fragment);
   }
   // After this the object may be gone.

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "dtr/fabric/fabric.hpp"
@@ -81,9 +82,22 @@ struct PullPiece {
 
 struct Link;
 
+struct WorkerFragment;
+
+/// The answers of a fragment that this worker copies out of the server's memory.
+struct Fetch : fabric::Completion {
+  explicit Fetch(Continuation then) noexcept : Completion(then) {}
+  WorkerFragment* of = nullptr;
+  WorkerFragment* next = nullptr;  ///< among those to be posted
+  bool open = false;
+  std::vector<fabric::WorkRequest> requests{};
+};
+
 /// The pieces of a round that go to one server in one message. Its Completion covers everything posted for it.
 struct WorkerFragment : fabric::Completion {
-  explicit WorkerFragment(Continuation then) noexcept : Completion(then) {}
+  WorkerFragment(Continuation posted, Continuation fetched) noexcept : Completion(posted), fetch(fetched) {
+    fetch.of = this;
+  }
 
   enum class Stage : std::uint8_t {
     idle,
@@ -113,6 +127,7 @@ struct WorkerFragment : fabric::Completion {
   std::uint64_t data_bytes = 0;
   std::vector<std::byte> message{};
   std::vector<fabric::WorkRequest> requests{};
+  Fetch fetch;
   RoundTrace trace{};
 };
 
@@ -151,7 +166,8 @@ struct Link {
   WorkerFragment* queue_back = nullptr;
   std::unordered_map<PartId, Binding, PartIdHash> bindings{};
   std::unordered_map<std::uint64_t, KeyInfo> keys{};
-  std::vector<Region> regions{};  ///< by the worker's number
+  std::vector<Region> regions{};                    ///< by the worker's number
+  std::vector<const fabric::RemoteRegion*> lent{};  ///< by the server's number
   std::vector<std::pair<std::uint32_t, Error>> refused_regions{};
   ClockOffset clock{};
 };
@@ -166,6 +182,7 @@ struct Outgoing {
   std::vector<Small> messages{};
   WorkerFragment* first = nullptr;
   WorkerFragment* last = nullptr;
+  WorkerFragment* fetches = nullptr;
 
   template <class T>
   void add(fabric::PeerId peer, const T& message) {
@@ -175,6 +192,7 @@ struct Outgoing {
     std::memcpy(small.bytes.data(), &message, sizeof message);
     small.size = sizeof message;
   }
+  void add_fetch(WorkerFragment& fragment) noexcept { fragment.fetch.next = std::exchange(fetches, &fragment); }
   void add(WorkerFragment& fragment) noexcept {
     fragment.next = nullptr;
     (last == nullptr ? first : last->next) = &fragment;
