@@ -28,6 +28,7 @@ struct Options {
   int servers = 1;
   bool colocated = false;
   bool managed = false;
+  std::size_t split = 512 << 10;
 };
 
 Options parse(int argc, char** argv) {
@@ -39,6 +40,7 @@ Options parse(int argc, char** argv) {
   for (int i = 3; i < argc; ++i) {
     if (std::strcmp(argv[i], "--colocated") == 0) options.colocated = true;
     if (std::strcmp(argv[i], "--managed") == 0) options.managed = true;
+    if (std::strcmp(argv[i], "--split") == 0 && i + 1 < argc) options.split = std::strtoull(argv[++i], nullptr, 10);
     if (std::strcmp(argv[i], "--servers") == 0 && i + 1 < argc) options.servers = std::atoi(argv[++i]);
   }
   if (options.bytes == 0 || options.rounds <= 0 || options.servers <= 0) {
@@ -108,7 +110,7 @@ void work(dtr::Runtime& rt, MPI_Comm workers, const Options& options) {
     for (auto& buffer : pooled) buffer = dtr::value_or_throw(rt.allocate(options.bytes));
     ours = {pooled[0]->as<float>().first(count), pooled[1]->as<float>().first(count)};
   }
-  dtr::Worker worker(rt, {.split_bytes = 512 << 10});
+  dtr::Worker worker(rt, {.split_bytes = options.split});
   const auto group = dtr::value_or_throw(rt.worker_group());
   int rank = 0;
   MPI_Comm_rank(workers, &rank);

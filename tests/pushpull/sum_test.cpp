@@ -1,6 +1,7 @@
 // Sums of each element type against the plain way.
 #include "dtr/pushpull/detail/sum.hpp"
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -10,13 +11,22 @@
 namespace dtr {
 namespace {
 
-using pushpull::sum_into;
+using pushpull::sum;
 
 template <class T>
-std::vector<T> summed(std::vector<T> first, const std::vector<T>& second, DType dtype) {
-  const std::byte* other = reinterpret_cast<const std::byte*>(second.data());
-  sum_into(reinterpret_cast<std::byte*>(first.data()), std::span(&other, 1), first.size() * sizeof(T), dtype);
-  return first;
+const std::byte* bytes_of(const std::vector<T>& values) {
+  return reinterpret_cast<const std::byte*>(values.data());
+}
+template <class T>
+std::byte* bytes_of(std::vector<T>& values) {
+  return reinterpret_cast<std::byte*>(values.data());
+}
+
+template <class T>
+std::vector<T> summed(const std::vector<T>& first, const std::vector<T>& second, DType dtype) {
+  std::vector<T> result(first.size());
+  sum(std::array{bytes_of(first), bytes_of(second)}, std::array{bytes_of(result)}, first.size() * sizeof(T), dtype);
+  return result;
 }
 
 TEST(SumTest, PlainTypesAreAddedElementByElementAtAnyLength) {
@@ -61,14 +71,38 @@ TEST(SumTest, EveryHalfPlusZeroIsItself) {
 
 TEST(SumTest, HalvesAreRoundedOnceToNearestEven) {
   // 2048 + 1 is a tie in f16: to even. 2048 + 1 + 1 is exact only if nothing was rounded in between.
-  std::vector<std::uint16_t> sum{0x6800};
+  const std::vector<std::uint16_t> two_thousand{0x6800};
   const std::vector<std::uint16_t> one{0x3C00};
-  EXPECT_EQ(summed(sum, one, DType::f16)[0], 0x6800);
-  const std::byte* others[2] = {reinterpret_cast<const std::byte*>(one.data()),
-                                reinterpret_cast<const std::byte*>(one.data())};
-  sum_into(reinterpret_cast<std::byte*>(sum.data()), others, 2, DType::f16);
-  EXPECT_EQ(sum[0], 0x6801);
+  EXPECT_EQ(summed(two_thousand, one, DType::f16)[0], 0x6800);
+  std::vector<std::uint16_t> all(1);
+  dtr::pushpull::sum(std::array{bytes_of(std::as_const(two_thousand)), bytes_of(one), bytes_of(one)},
+                     std::array{bytes_of(all)}, 2, DType::f16);
+  EXPECT_EQ(all[0], 0x6801);
   EXPECT_EQ(summed<std::uint16_t>({0x7BFF}, {0x7BFF}, DType::f16)[0], 0x7C00) << "too large is infinite";
+}
+
+TEST(SumTest, TheSumGoesToBothPlacesAlsoIfTheseAreOperands) {
+  constexpr std::size_t kCount = 5003;  // more than a block, and no whole number of steps
+  for (const std::size_t operands : {1, 2, 3, 7}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const std::size_t bytes = kCount * size_of(dtype);
+      std::vector<std::vector<std::byte>> tensors(operands, std::vector<std::byte>(bytes));
+      for (std::size_t i = 0; i < operands; ++i) {
+        for (std::size_t k = 0; k < bytes / 2; ++k) {
+          const auto half = static_cast<std::uint16_t>(0x3F80 + (7 * i + k) % 64);  // 1.0 to 1.5, in both types
+          std::memcpy(tensors[i].data() + 2 * k, &half, 2);
+        }
+      }
+      std::vector<const std::byte*> from;
+      for (const auto& tensor : tensors) from.push_back(tensor.data());
+      std::vector<std::byte> expected(bytes);
+      sum(from, std::array{expected.data()}, bytes, dtype);
+      std::vector<std::byte> apart(bytes);
+      sum(from, std::array{tensors[operands / 2].data(), apart.data()}, bytes, dtype);
+      EXPECT_EQ(tensors[operands / 2], expected) << operands << " operands";
+      EXPECT_EQ(apart, expected) << operands << " operands";
+    }
+  }
 }
 
 }  // namespace

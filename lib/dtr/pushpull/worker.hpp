@@ -30,8 +30,9 @@ enum class Route : std::uint8_t {
 struct WorkerOptions {
   int group = 0;  ///< workers and servers of different groups do not see each other; 0 to 31
   Route route = Route::partition;
-  /// Tensors above this are cut into parts of this many bytes, spread over all servers and answered one by one. For
-  /// Reducers, who sum each part as it comes: 512 KiB is a good size. A multiple of 64; 0 = never. Same on all workers.
+  /// Tensors are cut into equal parts of at most this many bytes, spread over all servers and answered one by one; into
+  /// one for each server at least, as long as a part has 64 KiB. For Reducers, who sum each part as it comes: 512 KiB
+  /// is a good size. A multiple of 64; 0 = never. Same on all workers.
   std::uint64_t split_bytes = 0;
   std::uint32_t rounds = 256;  ///< rounds that may be open or asked about; older handles are stale
 };

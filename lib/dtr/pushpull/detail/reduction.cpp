@@ -171,44 +171,60 @@ std::optional<Error> Reduction::why_not(const Cell& cell) const {
 
 void Reduction::reduce(Cell& cell, Round& round) {
   if (const auto reason = why_not(cell)) return fail_cell(cell, round, *reason);
-  // The sum grows in the first worker's own slot: nothing else is written, and it is the source of all answers.
-  ServerFragment* holder = nullptr;
-  ServerFragment::Push* sum = nullptr;
-  operands_.clear();
+  // The sum goes where the first push lies that is not a worker's tensor, for others to read; and into the tensor of
+  // the worker of this process.
+  Share* holder = nullptr;
+  Share* own = nullptr;
+  bool wanted = false;
   for (Share& share : cell.shares) {
-    if (share.pushed == nullptr) continue;
-    ServerFragment::Push& push = share.pushed->pushes[share.push];
-    if (holder == nullptr) {
-      holder = share.pushed;
-      sum = &push;
-    } else {
-      operands_.push_back(push.data);
+    if (share.pushed != nullptr) {
+      Share*& found = share.pushed->pushes[share.push].in_place ? own : holder;
+      if (found == nullptr) found = &share;
     }
+    wanted = wanted || (share.pulled != nullptr && share.pulled->pulls[share.pull].direct == nullptr);
   }
-  sum_into(sum->data, operands_, sum->entry.bytes, static_cast<DType>(sum->entry.dtype));
-  parts_.add();
-  bytes_.add(sum->entry.bytes * (operands_.size() + 1));
+  if (holder == nullptr && wanted) {
+    if (auto kept = core_.keep(*own->pushed, own->pushed->pushes[own->push]); !kept) {
+      return fail_cell(cell, round, kept.error());
+    }
+    holder = own;
+  }
+  operands_.clear();
+  const PushEntry* entry = nullptr;
+  for (const Share& share : cell.shares) {
+    if (share.pushed == nullptr) continue;
+    const ServerFragment::Push& push = share.pushed->pushes[share.push];
+    entry = &push.entry;
+    operands_.push_back(push.data);
+  }
+  places_.clear();
+  if (wanted) places_.push_back(holder->pushed->pushes[holder->push].data);
+  for (const Share& share : cell.shares) {
+    if (share.pulled == nullptr || share.pulled->pulls[share.pull].direct == nullptr) continue;
+    if (std::byte* place = core_.direct(*share.pulled, share.pull)) places_.push_back(place);
+  }
+  if (entry != nullptr) {
+    sum(operands_, places_, entry->bytes, static_cast<DType>(entry->dtype));
+    parts_.add();
+    bytes_.add(entry->bytes * operands_.size());
+  }
   // The holder's own answer last: its slots go back with it if the others have been read by then.
   const auto answer = [&](const Share& share) {
-    if (share.pulled == nullptr) return;
-    core_.offer(*share.pulled, share.pull, *sum, *holder);
+    if (share.pulled == nullptr || share.pulled->pulls[share.pull].direct != nullptr) return;
+    core_.offer(*share.pulled, share.pull, holder->pushed->pushes[holder->push], *holder->pushed);
   };
   for (const Share& share : cell.shares) {
-    if (share.pushed != holder) answer(share);
+    if (&share != holder) answer(share);
   }
-  for (const Share& share : cell.shares) {
-    if (share.pushed == holder) answer(share);
-  }
+  if (holder != nullptr) answer(*holder);
   const auto settle_share = [&](const Share& share) {
     if (share.pushed != nullptr) settle(*share.pushed);
     if (share.pulled != nullptr) settle(*share.pulled);
   };
   for (const Share& share : cell.shares) {
-    if (share.pushed != holder) settle_share(share);
+    if (&share != holder) settle_share(share);
   }
-  for (const Share& share : cell.shares) {
-    if (share.pushed == holder) settle_share(share);
-  }
+  if (holder != nullptr) settle_share(*holder);
   retire(cell, round);
 }
 

@@ -85,6 +85,7 @@ class Reduction {
   std::vector<Cell*> idle_cells_;
   std::vector<Cell*> ready_;
   std::vector<const std::byte*> operands_;
+  std::vector<std::byte*> places_;
 };
 
 }  // namespace pushpull

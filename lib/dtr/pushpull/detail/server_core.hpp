@@ -50,14 +50,16 @@ struct ServerFragment {
 
   struct Push {
     PushEntry entry{};
-    std::byte* data = nullptr;  ///< in a slot or in the message; the consumer may write to it
-    Region* region = nullptr;   ///< null: in the message
+    std::byte* data = nullptr;  ///< in a slot or in the message, where the consumer may write to it; or in place
+    Region* region = nullptr;   ///< null: not in a slot
     std::uint64_t region_offset = 0;
+    bool in_place = false;  ///< the worker's tensor itself: only to be read, and only on progress
   };
   struct Pull {
     PullEntry entry{};
     std::size_t reply_offset = 0;  ///< of inlined data or the Offer
     const fabric::RemoteRegion* memory = nullptr;
+    std::byte* direct = nullptr;  ///< the tensor itself, for a worker of this process; see ServerCore::direct
   };
 
   int worker = 0;
@@ -76,6 +78,8 @@ struct ServerFragment {
   std::uint32_t holds = 0;    ///< puts and offers that read from its slots
   std::uint32_t answers = 0;  ///< puts for it under way
   bool muted = false;
+  bool in_place = false;  ///< some of it was pushed in place
+  bool kept = false;      ///< and all of that has been copied since: nothing of the worker's is touched any more
   bool answering = false;
   bool responded = false;
   bool retained = false;
@@ -128,6 +132,10 @@ class ServerCore final : public fabric::PortHandler {
               ServerFragment* from);
   /// The same for memory in a slot; a worker that reaches it with a copy of its own fetches it, beside all others.
   void offer(ServerFragment& to, std::size_t pull, const ServerFragment::Push& sum, ServerFragment& from);
+  /// Where the answer to a pull with a `direct` place may be written now, on progress; null: it is not wanted any more.
+  [[nodiscard]] std::byte* direct(ServerFragment& to, std::size_t pull) noexcept;
+  /// Copies what was pushed in place into a slot. Errors: resource_exhausted.
+  Result<void> keep(ServerFragment& fragment, ServerFragment::Push& push);
   /// All of the fragment has been answered: tells the worker and gives the slots back.
   void finish(ServerFragment& fragment);
   void finish(ServerFragment& fragment, const Error& error);
@@ -185,6 +193,7 @@ class ServerCore final : public fabric::PortHandler {
     std::uint32_t epoch = 0;  ///< 0 = no Worker there
     bool unclean = false;     ///< its slots may still be written into
     bool fetches = false;     ///< it copies for itself what lies in slots
+    bool in_place = false;    ///< it is in this process, and its consumer works on progress
     SlotArena arena;          ///< progress only
     std::unordered_map<PartId, std::vector<std::uint32_t>, PartIdHash> bindings{};
     std::unordered_map<std::uint64_t, Landing> landings{};
@@ -208,6 +217,7 @@ class ServerCore final : public fabric::PortHandler {
   void take_announce(int worker, std::span<const std::byte> payload);
   Result<void> take_round(int worker, std::span<const std::byte> payload);
   Result<void> parse(WorkerState& state, ServerFragment& fragment, const Round& round);
+  void keep_pushes(int worker, std::optional<std::uint64_t> round);
   void take_cancel(int worker, std::span<const std::byte> payload);
   void take_fetched(int worker, std::span<const std::byte> payload);
   void take_bye(int worker, std::span<const std::byte> payload);

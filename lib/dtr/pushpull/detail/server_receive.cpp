@@ -112,7 +112,9 @@ void ServerCore::take_hello(int worker, std::span<const std::byte> payload) {
                           .message = "its hello does not fit: protocol or number of workers differ"});
   }
   drop_slots(state);
-  tell(worker, Welcome{.slots = slots_each_});
+  // Only progress touches a worker's tensors, so that a cancel cannot cross with a sum.
+  state.in_place = rank_of(worker) == runtime_.rank() && static_cast<bool>(call_);
+  tell(worker, Welcome{.slots = slots_each_, .in_place = state.in_place ? 1U : 0U});
 }
 
 void ServerCore::take_announce(int worker, std::span<const std::byte> payload) {
@@ -136,6 +138,7 @@ void ServerCore::take_announce(int worker, std::span<const std::byte> payload) {
 void ServerCore::take_cancel(int worker, std::span<const std::byte> payload) {
   const auto cancel = front<Cancel>(payload);
   if (!cancel) return expel(worker, {.code = Errc::protocol_error, .message = "it sent a malformed cancel"});
+  keep_pushes(worker, cancel->seq);
   std::vector<std::uint64_t> muted;
   {
     const std::lock_guard lock(mutex_);
@@ -144,7 +147,8 @@ void ServerCore::take_cancel(int worker, std::span<const std::byte> payload) {
     if (state.cancelled.size() > 64) state.cancelled.erase(state.cancelled.begin());
     const std::uint64_t seq = state.standing.sessions << kSessionShift | cancel->seq;
     for (ServerFragment* fragment : state.live) {
-      if (fragment->seq != seq || fragment->answering || fragment->responded) continue;
+      if (fragment->seq != seq || fragment->responded) continue;
+      if (fragment->in_place ? !fragment->kept : fragment->answering) continue;
       fragment->muted = true;
       muted.push_back(fragment->ticket);
     }
@@ -170,6 +174,7 @@ void ServerCore::take_fetched(int worker, std::span<const std::byte> payload) {
 void ServerCore::take_bye(int worker, std::span<const std::byte> payload) {
   const auto bye = front<Bye>(payload);
   if (!bye) return expel(worker, {.code = Errc::protocol_error, .message = "it sent a malformed bye"});
+  keep_pushes(worker, std::nullopt);
   {
     const std::lock_guard lock(mutex_);
     WorkerState& state = workers_[static_cast<std::size_t>(worker)];

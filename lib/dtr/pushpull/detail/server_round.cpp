@@ -82,7 +82,7 @@ Result<void> ServerCore::take_round(int worker, std::span<const std::byte> paylo
       return parsed;
     }
     for (const ServerFragment::Push& push : fragment.pushes) {  // the word to do so crossed with an older one
-      if (push.entry.slot == kInlined || slots_[push.entry.slot].landing) continue;
+      if (!is_slot(push.entry.slot) || slots_[push.entry.slot].landing) continue;
       if (state.landings.contains(push.entry.key)) rebind = Rebind{.key = push.entry.key};
     }
     if (fragment.muted && !fragment.cancelled) muted = Muted{.ticket = fragment.ticket};
@@ -110,6 +110,12 @@ Result<void> ServerCore::parse_pushes(WorkerState& state, ServerFragment& fragme
     ServerFragment::Push& push = fragment.pushes.emplace_back();
     std::memcpy(&push.entry, fragment.message.data() + at, sizeof(PushEntry));
     if (auto good = check_entry(push.entry, "push"); !good) return good;
+    if (push.entry.slot == kInPlace) {
+      if (!state.in_place || push.entry.address == 0) return malformed("a push names memory of another process");
+      push.data = reinterpret_cast<std::byte*>(push.entry.address);  // NOLINT(performance-no-int-to-ptr)
+      push.in_place = fragment.in_place = true;
+      continue;
+    }
     if (push.entry.slot != kInlined) {
       if (auto taken = take_slot(fragment, push); !taken) {
         push.entry.slot = kInlined;  // not its own to let go of
@@ -205,6 +211,10 @@ Result<void> ServerCore::parse_pulls(const WorkerState& state, ServerFragment& f
     pull.memory = state.regions[entry.region];
     if (entry.region_offset > pull.memory->key.length || entry.bytes > pull.memory->key.length - entry.region_offset) {
       return malformed("a pull leaves the memory that it names");
+    }
+    if (state.in_place) {
+      pull.direct = reinterpret_cast<std::byte*>(pull.memory->key.address +
+                                                 entry.region_offset);  // NOLINT(performance-no-int-to-ptr)
     }
   }
   return {};

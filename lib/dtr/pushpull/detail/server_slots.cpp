@@ -31,6 +31,9 @@ std::uint32_t ServerCore::add_slot(Slot slot) {
     slots_[number] = slot;
   }
   numbers.push_back(number);
+  const bool lendable =
+      !slot.landing && std::find(lendable_.begin(), lendable_.end(), slot.piece.region) == lendable_.end();
+  if (lendable) lendable_.push_back(slot.piece.region);
   return number;
 }
 
@@ -51,7 +54,7 @@ void ServerCore::drop_slot(WorkerState& state, std::uint32_t number) {
 /// With the lock.
 void ServerCore::let_go_of_slots(ServerFragment& fragment) noexcept {
   for (const ServerFragment::Push& push : fragment.pushes) {
-    if (push.entry.slot == kInlined) continue;
+    if (!is_slot(push.entry.slot)) continue;
     Slot& slot = slots_[push.entry.slot];
     if (slot.user != &fragment) continue;
     slot.user = nullptr;
@@ -133,9 +136,6 @@ void ServerCore::take_bind(int worker, std::span<const std::byte> payload) {
   {
     const std::lock_guard lock(mutex_);
     number = add_slot(slot);
-    const bool lendable =
-        !slot.landing && std::find(lendable_.begin(), lendable_.end(), slot.piece.region) == lendable_.end();
-    if (lendable) lendable_.push_back(slot.piece.region);
   }
   tell(worker, Bound{.key = bind->key,
                      .offset = bind->offset,

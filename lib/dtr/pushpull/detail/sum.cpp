@@ -1,6 +1,7 @@
 #include "dtr/pushpull/detail/sum.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -10,44 +11,60 @@ namespace pushpull {
 
 namespace {
 
-/// Each operand is read once and the accumulator stays in the first-level cache meanwhile.
+/// Each operand is read once, and what is not finished stays in the first-level cache meanwhile.
 constexpr std::size_t kBlock = 8 << 10;
 
 /// Sixteen bytes at a time, as every x86-64 and ARMv8 can. Lanes are added like scalars, so the bits are the same.
 template <class T>
 struct alignas(16) Lanes {
-  static constexpr std::size_t kCount = 16 / sizeof(T);
   using Vector __attribute__((vector_size(16))) = T;
 };
 
-template <class T>
-void add_block(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
+/// to[0] = to[1] = ... = a + b. A place may be a or b: all of a step is read before any of it is written.
+template <class T, std::size_t kPlaces>
+void add(std::array<std::byte*, kPlaces> to, const std::byte* a, const std::byte* b, std::size_t bytes) noexcept {
   using Vector = typename Lanes<T>::Vector;
   std::size_t at = 0;
   for (; at + 4 * sizeof(Vector) <= bytes; at += 4 * sizeof(Vector)) {
-    Vector a[4];
-    Vector b[4];
-    std::memcpy(a, to + at, sizeof a);
-    std::memcpy(b, from + at, sizeof b);
-    for (int i = 0; i < 4; ++i) a[i] += b[i];
-    std::memcpy(to + at, a, sizeof a);
+    Vector left[4];
+    Vector right[4];
+    std::memcpy(left, a + at, sizeof left);
+    std::memcpy(right, b + at, sizeof right);
+    for (int i = 0; i < 4; ++i) left[i] += right[i];
+    for (std::byte* place : to) std::memcpy(place + at, left, sizeof left);
   }
   for (; at < bytes; at += sizeof(T)) {
-    T a;
-    T b;
-    std::memcpy(&a, to + at, sizeof a);
-    std::memcpy(&b, from + at, sizeof b);
-    a += b;
-    std::memcpy(to + at, &a, sizeof a);
+    T left;
+    T right;
+    std::memcpy(&left, a + at, sizeof left);
+    std::memcpy(&right, b + at, sizeof right);
+    left += right;
+    for (std::byte* place : to) std::memcpy(place + at, &left, sizeof left);
+  }
+}
+
+template <class T, std::size_t kPlaces>
+void sum_plain(std::span<const std::byte* const> operands, std::array<std::byte*, kPlaces> places,
+               std::size_t bytes) noexcept {
+  alignas(64) std::byte partial[kBlock];
+  for (std::size_t at = 0; at < bytes; at += kBlock) {
+    const std::size_t block = std::min(kBlock, bytes - at);
+    const std::byte* left = operands.front() + at;
+    for (const std::byte* operand : operands.subspan(1, operands.size() - 2)) {
+      add<T, 1>({partial}, left, operand + at, block);
+      left = partial;
+    }
+    auto to = places;
+    for (std::byte*& place : to) place += at;
+    add<T, kPlaces>(to, left, operands.back() + at, block);
   }
 }
 
 template <class T>
-void sum_plain(std::byte* accumulator, std::span<const std::byte* const> others, std::size_t bytes) noexcept {
-  for (std::size_t at = 0; at < bytes; at += kBlock) {
-    const std::size_t block = std::min(kBlock, bytes - at);
-    for (const std::byte* other : others) add_block<T>(accumulator + at, other + at, block);
-  }
+void sum_plain(std::span<const std::byte* const> operands, std::span<std::byte* const> places,
+               std::size_t bytes) noexcept {
+  if (places.size() == 1) return sum_plain<T, 1>(operands, {places[0]}, bytes);
+  sum_plain<T, 2>(operands, {places[0], places[1]}, bytes);
 }
 
 float from_bf16(std::uint16_t bits) noexcept { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
@@ -83,20 +100,21 @@ std::uint16_t to_f16(float value) noexcept {
 }
 
 template <float (*kWiden)(std::uint16_t) noexcept, std::uint16_t (*kNarrow)(float) noexcept>
-void sum_half(std::byte* accumulator, std::span<const std::byte* const> others, std::size_t bytes) noexcept {
+void sum_half(std::span<const std::byte* const> operands, std::span<std::byte* const> places,
+              std::size_t bytes) noexcept {
   constexpr std::size_t kCount = kBlock / sizeof(float);
   float wide[kCount];
   std::uint16_t half[kCount];
   for (std::size_t at = 0; at < bytes; at += kCount * 2) {
     const std::size_t block = std::min(kCount * 2, bytes - at);
-    std::memcpy(half, accumulator + at, block);
+    std::memcpy(half, operands.front() + at, block);
     for (std::size_t i = 0; i < block / 2; ++i) wide[i] = kWiden(half[i]);
-    for (const std::byte* other : others) {
-      std::memcpy(half, other + at, block);
+    for (const std::byte* operand : operands.subspan(1)) {
+      std::memcpy(half, operand + at, block);
       for (std::size_t i = 0; i < block / 2; ++i) wide[i] += kWiden(half[i]);
     }
     for (std::size_t i = 0; i < block / 2; ++i) half[i] = kNarrow(wide[i]);
-    std::memcpy(accumulator + at, half, block);
+    for (std::byte* place : places) std::memcpy(place + at, half, block);
   }
 }
 
@@ -104,24 +122,30 @@ void sum_half(std::byte* accumulator, std::span<const std::byte* const> others, 
 
 bool can_sum(DType dtype) noexcept { return dtype < DType::u16 && dtype != DType::i16 && dtype != DType::i8; }
 
-void sum_into(std::byte* accumulator, std::span<const std::byte* const> others, std::size_t bytes,
-              DType dtype) noexcept {
-  if (others.empty()) return;
+void sum(std::span<const std::byte* const> operands, std::span<std::byte* const> places, std::size_t bytes,
+         DType dtype) noexcept {
+  if (operands.empty() || places.empty()) return;
+  if (operands.size() == 1) {
+    for (std::byte* place : places) {
+      if (place != operands[0]) std::memcpy(place, operands[0], bytes);
+    }
+    return;
+  }
   switch (dtype) {
     case DType::f32:
-      return sum_plain<float>(accumulator, others, bytes);
+      return sum_plain<float>(operands, places, bytes);
     case DType::f64:
-      return sum_plain<double>(accumulator, others, bytes);
+      return sum_plain<double>(operands, places, bytes);
     case DType::i32:  // as unsigned: overflow wraps
     case DType::u32:
-      return sum_plain<std::uint32_t>(accumulator, others, bytes);
+      return sum_plain<std::uint32_t>(operands, places, bytes);
     case DType::i64:
     case DType::u64:
-      return sum_plain<std::uint64_t>(accumulator, others, bytes);
+      return sum_plain<std::uint64_t>(operands, places, bytes);
     case DType::f16:
-      return sum_half<from_f16, to_f16>(accumulator, others, bytes);
+      return sum_half<from_f16, to_f16>(operands, places, bytes);
     case DType::bf16:
-      return sum_half<from_bf16, to_bf16>(accumulator, others, bytes);
+      return sum_half<from_bf16, to_bf16>(operands, places, bytes);
     case DType::i16:
     case DType::i8:
     case DType::u16:

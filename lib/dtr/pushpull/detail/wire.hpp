@@ -18,11 +18,13 @@ namespace pushpull {
 constexpr std::uint32_t kVersion = 3;
 constexpr std::size_t kSmallestMessage = 512;   ///< fabric.eager_bytes has to allow this
 constexpr std::uint32_t kInlined = 0xFFFFFFFF;  ///< the data travels inside of the message
+constexpr std::uint32_t kInPlace = 0xFFFFFFFD;  ///< pushed to a Reducer of this process, which reads it where it is
 constexpr std::uint32_t kWritten = 0xFFFFFFFE;  ///< the server has put the answer where it belongs
 constexpr std::size_t kInlineAlignment = 16;
 constexpr std::uint32_t kMostFragments = 1 << 18;  ///< of a round to one server
 constexpr std::uint32_t kMostRounds = 1 << 16;     ///< between the oldest open round and the youngest
 
+[[nodiscard]] constexpr bool is_slot(std::uint32_t slot) noexcept { return slot < kInPlace; }
 [[nodiscard]] constexpr std::size_t inline_size(std::size_t bytes) noexcept {
   return (bytes + kInlineAlignment - 1) / kInlineAlignment * kInlineAlignment;
 }
@@ -68,8 +70,8 @@ struct Hello {
 
 struct Welcome {
   Head head{.kind = Kind::welcome};
-  std::uint32_t slots = 0;  ///< receive slots a key may have
-  std::uint32_t reserved = 0;
+  std::uint32_t slots = 0;     ///< receive slots a key may have
+  std::uint32_t in_place = 0;  ///< 1: the server is in the worker's process and reads and writes tensors where they are
 };
 
 /// A key or a part of it: [offset, offset + bytes) of its tensor.
@@ -157,6 +159,7 @@ struct PushEntry {
   std::uint8_t dtype = 0;
   std::uint8_t both = 0;  ///< the round pulls this part too
   std::uint8_t reserved[2] = {};
+  std::uint64_t address = 0;  ///< of what is pushed in place
 };
 
 struct PullEntry {

@@ -75,6 +75,7 @@ class WorkerCore final : public fabric::PortHandler {
   Result<void> plan_round(WorkerRound& round);
   void use_keys(WorkerRound& round, const Item& item);
   std::uint8_t in_both_directions(std::uint64_t key, std::uint64_t offset);
+  [[nodiscard]] std::uint64_t part_bytes(std::uint64_t tensor) const noexcept;
   void plan(WorkerRound& round, const Item& item);
   void plan_push(WorkerRound& round, Link& link, const Item& item, std::uint64_t offset, std::uint64_t bytes);
   void plan_pull(WorkerRound& round, Link& link, const Item& item, std::uint64_t offset, std::uint64_t bytes);

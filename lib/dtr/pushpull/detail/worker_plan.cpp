@@ -16,6 +16,7 @@ constexpr const char* kOperation = "push_pull";
 /// sides a wake-up, so only tensors that are cut anyway go in small portions.
 constexpr std::uint64_t kFragmentData = 8 << 20;
 constexpr std::uint64_t kFragmentDataOfParts = 1 << 20;
+constexpr std::uint64_t kSmallestPart = 64 << 10;  ///< to give every server a part
 
 std::string key_text(std::uint64_t key) { return "key " + std::to_string(key); }
 
@@ -292,6 +293,15 @@ void WorkerCore::use_keys(WorkerRound& round, const Item& item) {
   if (item.pull_part != 0) use_key(round, *item.pull_from, item.pull_key, item.pull.bytes, true);
 }
 
+/// Of what a tensor is cut into: the same at all workers.
+std::uint64_t WorkerCore::part_bytes(std::uint64_t tensor) const noexcept {
+  if (options_.split_bytes == 0) return tensor;
+  const std::uint64_t least = (tensor + options_.split_bytes - 1) / options_.split_bytes;
+  const std::uint64_t parts =
+      std::max({least, std::min<std::uint64_t>(links_.size(), tensor / kSmallestPart), std::uint64_t{1}});
+  return ((tensor + parts - 1) / parts + 63) / 64 * 64;
+}
+
 void WorkerCore::plan(WorkerRound& round, const Item& item) {
   if (options_.route == Route::broadcast) {
     if (item.push_part != 0) {
@@ -301,7 +311,7 @@ void WorkerCore::plan(WorkerRound& round, const Item& item) {
     return;
   }
   const std::uint64_t longest = std::max(item.push.bytes, item.pull.bytes);
-  const std::uint64_t step = options_.split_bytes == 0 ? longest : options_.split_bytes;
+  const std::uint64_t step = part_bytes(longest);
   for (std::uint64_t offset = 0, part = 0; offset < longest; offset += step, ++part) {
     if (item.push_part != 0 && offset < item.push.bytes) {
       plan_push(round, home(item.push_key, part), item, offset, std::min(step, item.push.bytes - offset));
@@ -342,6 +352,9 @@ void WorkerCore::plan_push(WorkerRound& round, Link& link, const Item& item, std
     piece.binding = &link.bindings[{item.push_key, offset}];
     piece.binding->bytes = bytes;
     ++piece.binding->users;
+    const bool apart = item.pull_part == 0 || item.push.data + item.push.bytes <= item.pull.data ||
+                       item.pull.data + item.pull.bytes <= item.push.data;
+    piece.may_stay = apart || item.push.data == item.pull.data;
   }
   ++round.part_open[item.push_part - 1];
   pushed_bytes_.add(bytes);

@@ -89,6 +89,7 @@ void WorkerCore::take_welcome(Link& link, std::span<const std::byte> payload, Ou
   const auto welcome = front<Welcome>(payload);
   if (!welcome || welcome->slots == 0 || link.state != Link::State::greeting) return;
   link.slots = welcome->slots;
+  link.in_place = welcome->in_place != 0 && link.peer == static_cast<fabric::PeerId>(runtime_.rank());
   link.state = Link::State::open;
   for (WorkerFragment* fragment = link.queue_front; fragment != nullptr; fragment = fragment->next) {
     ask_for_needs(*fragment, out);

@@ -9,6 +9,13 @@
 namespace dtr::inline v0 {
 namespace pushpull {
 
+namespace {
+
+/// The server reads the tensor itself.
+bool stays(const Link& link, const PushPiece& piece) noexcept { return link.in_place && piece.may_stay; }
+
+}  // namespace
+
 void WorkerCore::enqueue(WorkerFragment& fragment, Outgoing& out) {
   Link& link = *fragment.link;
   fragment.stage = WorkerFragment::Stage::queued;
@@ -31,7 +38,7 @@ void WorkerCore::ask_for_slot(Link& link, const PartId& part, Binding& binding, 
 void WorkerCore::ask_for_needs(WorkerFragment& fragment, Outgoing& out) {
   Link& link = *fragment.link;
   for (PushPiece& piece : fragment.pushes) {
-    if (piece.binding == nullptr || piece.binding->usable() > 0) continue;
+    if (piece.binding == nullptr || stays(link, piece) || piece.binding->usable() > 0) continue;
     ask_for_slot(link, {piece.entry.key, piece.entry.offset}, *piece.binding, out);
   }
   for (PullPiece& piece : fragment.pulls) {
@@ -52,7 +59,7 @@ bool WorkerCore::ready(WorkerFragment& fragment, Outgoing& out) {
   Link& link = *fragment.link;
   bool all = true;
   for (PushPiece& piece : fragment.pushes) {
-    if (piece.binding == nullptr) continue;
+    if (piece.binding == nullptr || stays(link, piece)) continue;
     if (piece.binding->refused) {
       give_up(fragment, *piece.binding->refused);
       return true;
@@ -90,6 +97,12 @@ void WorkerCore::prepare(WorkerFragment& fragment) {
   if (!fragment.given_up) {
     for (PushPiece& piece : fragment.pushes) {
       if (piece.binding == nullptr) continue;
+      if (stays(*fragment.link, piece)) {
+        --std::exchange(piece.binding, nullptr)->users;
+        piece.entry.slot = kInPlace;
+        piece.entry.address = reinterpret_cast<std::uint64_t>(piece.data);
+        continue;
+      }
       Binding::Slot& slot = *piece.binding->free_slot();
       slot.busy = true;
       piece.slot = static_cast<std::uint32_t>(&slot - piece.binding->slots.data());
@@ -128,7 +141,7 @@ void WorkerCore::encode(WorkerFragment& fragment) {
   for (const PushPiece& piece : fragment.pushes) append(piece.entry);
   for (const PullPiece& piece : fragment.pulls) append(piece.entry);
   for (const PushPiece& piece : fragment.pushes) {
-    if (piece.binding != nullptr) continue;
+    if (piece.entry.slot != kInlined) continue;
     message.resize(inline_size(message.size()));
     message.insert(message.end(), piece.data, piece.data + piece.entry.bytes);
   }

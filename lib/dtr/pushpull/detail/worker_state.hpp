@@ -68,9 +68,10 @@ struct PushPiece {
   const std::byte* data = nullptr;
   PushEntry entry{};
   UserMemory::Place place{};
-  Binding* binding = nullptr;  ///< null: inlined
+  Binding* binding = nullptr;  ///< null: inlined, or in place
   std::uint32_t slot = 0;      ///< index in the binding, once sent
   std::uint32_t part = 0;      ///< as in RoundHandle
+  bool may_stay = true;        ///< it does not lie across its pull
 };
 
 struct PullPiece {
@@ -159,6 +160,7 @@ struct Link {
   bool fenced = false;   ///< failed, and nothing of an answer can still be written
   bool unquiet = false;  ///< failed, and the tensors of a round may still be read
   bool same_clock = false;
+  bool in_place = false;  ///< of this process, and takes tensors where they are
   std::optional<Error> error{};
   std::uint32_t slots = 0;  ///< a binding may have
   std::uint64_t next_seq = 0;
