@@ -1,7 +1,7 @@
 // Gradients summed by push_pull, against MPI_Allreduce of the same workers in the same run. Every result is checked.
 //   mpirun -n W+S bench_gradients BYTES ROUNDS --servers S [--managed]     W workers, S servers that only serve
 //   mpirun -n W   bench_gradients BYTES ROUNDS --colocated [--managed]     W ranks that are both
-// --managed: libdtr's tensors are in the pool's memory; otherwise, and always for MPI, in memory of malloc. Prints a
+// --alone: push_pull only, for a profiler. --split BYTES: WorkerOptions::split_bytes. --managed: libdtr's tensors are in the pool's memory; otherwise, and always for MPI, in memory of malloc. Prints a
 // line of JSON: of the rounds the medians, each the time until the last worker had its sum. `again` is MPI_Allreduce a
 // second time: how far two measurements of the same thing lie apart.
 #include <algorithm>
@@ -28,6 +28,7 @@ struct Options {
   int servers = 1;
   bool colocated = false;
   bool managed = false;
+  bool alone = false;
   std::size_t split = 512 << 10;
 };
 
@@ -40,6 +41,7 @@ Options parse(int argc, char** argv) {
   for (int i = 3; i < argc; ++i) {
     if (std::strcmp(argv[i], "--colocated") == 0) options.colocated = true;
     if (std::strcmp(argv[i], "--managed") == 0) options.managed = true;
+    if (std::strcmp(argv[i], "--alone") == 0) options.alone = true;
     if (std::strcmp(argv[i], "--split") == 0 && i + 1 < argc) options.split = std::strtoull(argv[++i], nullptr, 10);
     if (std::strcmp(argv[i], "--servers") == 0 && i + 1 < argc) options.servers = std::atoi(argv[++i]);
   }
@@ -120,6 +122,7 @@ void work(dtr::Runtime& rt, MPI_Comm workers, const Options& options) {
   for (int round = -warm_up; round < options.rounds; ++round) {
     for (std::size_t turn = 0; turn < times.size(); ++turn) {
       const std::size_t side = round % 2 == 0 ? turn : times.size() - 1 - turn;  // what drifts hits all alike
+      if (options.alone && side != 0) continue;
       const Tensors& tensors = side == 0 ? ours : plain;
       const int number = 3 * (round + warm_up) + static_cast<int>(side);
       tensors.write(rank, number);
@@ -138,6 +141,7 @@ void work(dtr::Runtime& rt, MPI_Comm workers, const Options& options) {
     }
   }
   if (rank != 0) return;
+  if (options.alone) times[1] = times[2] = times[0];
   std::printf("{\"bytes\": %zu, \"ours_us\": %.2f, \"peer_us\": %.2f, \"again_us\": %.2f}\n", options.bytes,
               median(times[0]), median(times[1]), median(times[2]));
 }

@@ -16,22 +16,31 @@ constexpr std::size_t kBlock = 8 << 10;
 
 /// Sixteen bytes at a time, as every x86-64 and ARMv8 can. Lanes are added like scalars, so the bits are the same.
 template <class T>
-struct alignas(16) Lanes {
-  using Vector __attribute__((vector_size(16))) = T;
+struct Lanes {
+  using Vector __attribute__((vector_size(16), aligned(1), may_alias)) = T;
 };
 
 /// to[0] = to[1] = ... = a + b. A place may be a or b: all of a step is read before any of it is written.
 template <class T, std::size_t kPlaces>
 void add(std::array<std::byte*, kPlaces> to, const std::byte* a, const std::byte* b, std::size_t bytes) noexcept {
   using Vector = typename Lanes<T>::Vector;
+  constexpr std::size_t kStep = 4 * sizeof(Vector);
   std::size_t at = 0;
-  for (; at + 4 * sizeof(Vector) <= bytes; at += 4 * sizeof(Vector)) {
-    Vector left[4];
-    Vector right[4];
-    std::memcpy(left, a + at, sizeof left);
-    std::memcpy(right, b + at, sizeof right);
-    for (int i = 0; i < 4; ++i) left[i] += right[i];
-    for (std::byte* place : to) std::memcpy(place + at, left, sizeof left);
+  for (; at + kStep <= bytes; at += kStep) {
+    const auto* left = reinterpret_cast<const Vector*>(a + at);
+    const auto* right = reinterpret_cast<const Vector*>(b + at);
+    // Four names and no array: the compiler would keep that in memory.
+    const Vector sum0 = left[0] + right[0];
+    const Vector sum1 = left[1] + right[1];
+    const Vector sum2 = left[2] + right[2];
+    const Vector sum3 = left[3] + right[3];
+    for (std::byte* place : to) {
+      auto* const out = reinterpret_cast<Vector*>(place + at);
+      out[0] = sum0;
+      out[1] = sum1;
+      out[2] = sum2;
+      out[3] = sum3;
+    }
   }
   for (; at < bytes; at += sizeof(T)) {
     T left;
