@@ -95,6 +95,8 @@ class WorkerCore final : public fabric::PortHandler {
   bool ready(WorkerFragment& fragment, Outgoing& out);
   void prepare(WorkerFragment& fragment);
   void encode(WorkerFragment& fragment);
+  Posting& fresh_posting();
+  void post(Link& link, Posting& posting, const Deadline& deadline) noexcept;
   void pump(Link& link) noexcept;
   void post(Outgoing& out) noexcept;
   [[nodiscard]] Deadline later(const Deadline& deadline) const noexcept;
@@ -166,6 +168,8 @@ class WorkerCore final : public fabric::PortHandler {
   bool had_failure_ = false;  ///< servers are told with the goodbye
   std::deque<WorkerFragment> fragments_;
   std::vector<WorkerFragment*> idle_fragments_;
+  std::deque<Posting> postings_;
+  std::vector<Posting*> idle_postings_;
   std::unordered_map<std::uint64_t, std::uint32_t> region_numbers_;  ///< by slot and generation of the key
   struct RegionNumber {
     RemoteKey key{};

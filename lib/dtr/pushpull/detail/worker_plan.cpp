@@ -404,15 +404,12 @@ WorkerFragment& WorkerCore::fragment_for(WorkerRound& round, Link& link, std::si
     fragment = &fragments_.emplace_back(&WorkerCore::on_posted, &WorkerCore::on_fetched);
     fragment->core = this;
     fragment->ticket = fragments_.size() - 1;
-    fragment->message.reserve(max_message_);
-    fragment->fetch.requests.reserve(max_message_ / sizeof(PullEntry));
   } else {
     fragment = idle_fragments_.back();
     idle_fragments_.pop_back();
     fragment->ticket += std::uint64_t{1} << 32;  // whoever names the old one means nobody
     fragment->reset();
     fragment->fetch.reset();
-    fragment->fetch.requests.clear();
   }
   fragment->round = &round;
   fragment->link = &link;

@@ -199,13 +199,13 @@ void WorkerCore::take_response(Link& link, std::span<const std::byte> payload, O
                                   .operation = kOperation,
                                   .peer = response->peer >= 0 ? response->peer : static_cast<int>(link.peer)});
   } else if (first && !take_answers(*fragment, payload)) {
-    fragment->fetch.requests.clear();
+    if (fragment->fetch.posting != nullptr) idle_postings_.push_back(std::exchange(fragment->fetch.posting, nullptr));
     fail_round(*fragment->round, {.code = Errc::protocol_error,
                                   .message = "the answer is malformed",
                                   .operation = kOperation,
                                   .peer = static_cast<int>(link.peer)});
   }
-  if (first && !fragment->fetch.requests.empty()) {
+  if (first && fragment->fetch.posting != nullptr) {
     fragment->fetch.open = true;
     out.add_fetch(*fragment);
   } else if (offered) {
@@ -228,7 +228,8 @@ bool WorkerCore::take_answers(WorkerFragment& fragment, std::span<const std::byt
       if (!fragment.cancelled) std::memcpy(piece.data, rest.data(), bytes);
     } else if (const auto offer = front<Offer>(rest); offer->region != kWritten && !fragment.cancelled) {
       if (offer->region >= lent.size() || lent[offer->region] == nullptr) return false;
-      fragment.fetch.requests.push_back(fabric::WorkRequest::get(
+      if (fragment.fetch.posting == nullptr) fragment.fetch.posting = &fresh_posting();
+      fragment.fetch.posting->requests.push_back(fabric::WorkRequest::get(
           {lent[offer->region], offer->offset}, {piece.place.region, piece.place.offset}, bytes, &fragment.fetch));
     }
     rest = rest.subspan(size);

@@ -86,9 +86,9 @@ bool WorkerCore::ready(WorkerFragment& fragment, Outgoing& out) {
 
 /// Takes slots and makes the message and the requests.
 void WorkerCore::prepare(WorkerFragment& fragment) {
-  fragment.requests.clear();
-  fragment.requests.reserve(fragment.pushes.size() + 1);
-  fragment.message.reserve(max_message_);  // what needs memory comes first: from here on nothing fails
+  fragment.posting = &fresh_posting();  // what needs memory comes first: from here on nothing fails
+  auto& requests = fragment.posting->requests;
+  requests.reserve(fragment.pushes.size() + 1);
   fragment.stage = WorkerFragment::Stage::sent;
   fragment.posted_open = true;
   fragment.answer_open = !fragment.given_up;
@@ -108,14 +108,14 @@ void WorkerCore::prepare(WorkerFragment& fragment) {
       piece.slot = static_cast<std::uint32_t>(&slot - piece.binding->slots.data());
       piece.entry.slot = slot.id;
       fragment.slots_out = true;
-      fragment.requests.push_back(fabric::WorkRequest::put({piece.place.region, piece.place.offset},
-                                                           {slot.memory, slot.offset}, piece.entry.bytes, &fragment));
+      requests.push_back(fabric::WorkRequest::put({piece.place.region, piece.place.offset}, {slot.memory, slot.offset},
+                                                  piece.entry.bytes, &fragment));
     }
     if (fragment.slots_out) ++fragment.round->unreleased;
   }
   encode(fragment);
-  const auto message = fabric::WorkRequest::send(server_port_, fragment.message, &fragment);
-  fragment.requests.push_back(fragment.requests.empty() ? message : message.fenced());
+  const auto message = fabric::WorkRequest::send(server_port_, fragment.posting->message, &fragment);
+  requests.push_back(requests.empty() ? message : message.fenced());
 }
 
 void WorkerCore::encode(WorkerFragment& fragment) {
@@ -130,8 +130,7 @@ void WorkerCore::encode(WorkerFragment& fragment) {
                    .started_ns = fragment.trace.request_start,
                    .posted_ns = fragment.trace.request_posted,
                    .patience_ns = std::chrono::nanoseconds(fragment.round->deadline.left()).count()};
-  auto& message = fragment.message;
-  message.clear();
+  auto& message = fragment.posting->message;
   const auto append = [&](const auto& value) {
     const auto* bytes = reinterpret_cast<const std::byte*>(&value);
     message.insert(message.end(), bytes, bytes + sizeof value);
@@ -175,18 +174,39 @@ void WorkerCore::post(Outgoing& out) noexcept {
   out.messages.clear();
   for (WorkerFragment* fragment = out.first; fragment != nullptr;) {
     WorkerFragment* const next = fragment->next;  // once posted, it may be over and used again
-    open_posts_.fetch_add(1, std::memory_order_relaxed);
     // The round ends at its deadline. A server that has not even taken the data some time later is given up.
-    fabric_.submit(fragment->link->peer, fragment->requests, later(fragment->round->deadline));
+    post(*fragment->link, *std::exchange(fragment->posting, nullptr), fragment->round->deadline);
     fragment = next;
   }
   out.first = out.last = nullptr;
   for (WorkerFragment* fragment = std::exchange(out.fetches, nullptr); fragment != nullptr;) {
     WorkerFragment* const next = fragment->fetch.next;
-    open_posts_.fetch_add(1, std::memory_order_relaxed);
-    fabric_.submit(fragment->link->peer, fragment->fetch.requests, later(fragment->round->deadline));
+    post(*fragment->link, *std::exchange(fragment->fetch.posting, nullptr), fragment->round->deadline);
     fragment = next;
   }
+}
+
+void WorkerCore::post(Link& link, Posting& posting, const Deadline& deadline) noexcept {
+  open_posts_.fetch_add(1, std::memory_order_relaxed);
+  fabric_.submit(link.peer, posting.requests, later(deadline));
+  const std::lock_guard lock(mutex_);
+  idle_postings_.push_back(&posting);
+}
+
+/// With the lock.
+Posting& WorkerCore::fresh_posting() {
+  if (idle_postings_.empty()) {
+    idle_postings_.reserve(postings_.size() + 1);  // so that to give one back needs no memory
+    Posting& made = postings_.emplace_back();
+    made.message.reserve(max_message_);
+    made.requests.reserve(max_message_ / sizeof(PullEntry));
+    return made;
+  }
+  Posting& posting = *idle_postings_.back();
+  idle_postings_.pop_back();
+  posting.message.clear();
+  posting.requests.clear();
+  return posting;
 }
 
 void WorkerCore::on_posted(fabric::Completion& completion) noexcept {

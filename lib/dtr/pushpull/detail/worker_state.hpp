@@ -85,13 +85,19 @@ struct Link;
 
 struct WorkerFragment;
 
+/// What is posted for a fragment, until the fabric has taken it.
+struct Posting {
+  std::vector<std::byte> message{};
+  std::vector<fabric::WorkRequest> requests{};
+};
+
 /// The answers of a fragment that this worker copies out of the server's memory.
 struct Fetch : fabric::Completion {
   explicit Fetch(Continuation then) noexcept : Completion(then) {}
   WorkerFragment* of = nullptr;
   WorkerFragment* next = nullptr;  ///< among those to be posted
   bool open = false;
-  std::vector<fabric::WorkRequest> requests{};
+  Posting* posting = nullptr;  ///< until then
 };
 
 /// The pieces of a round that go to one server in one message. Its Completion covers everything posted for it.
@@ -126,8 +132,7 @@ struct WorkerFragment : fabric::Completion {
   std::size_t message_bytes = 0;  ///< of its message when sent
   std::size_t reply_bytes = 0;    ///< of the answer, with inlined pulls
   std::uint64_t data_bytes = 0;
-  std::vector<std::byte> message{};
-  std::vector<fabric::WorkRequest> requests{};
+  Posting* posting = nullptr;  ///< between prepare and post
   Fetch fetch;
   RoundTrace trace{};
 };
