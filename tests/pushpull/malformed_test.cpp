@@ -94,6 +94,9 @@ std::vector<Nonsense> all_nonsense() {
   const PushEntry push{.key = 1, .bytes = 16, .total = 16, .dtype = 1};
   PushEntry slotted = push;
   slotted.slot = 5;
+  PushEntry elsewhere = push;
+  elsewhere.slot = kInPlace;
+  elsewhere.address = 0x10000;
   PushEntry beyond = push;
   beyond.offset = ~std::uint64_t{0} - 3;
   PushEntry empty = push;
@@ -124,6 +127,7 @@ std::vector<Nonsense> all_nonsense() {
       {"short_unbind", {bytes_of(head_of(Kind::unbind))}},
       {"foreign_slot_back", {bytes_of(GiveBack{.head = head_of(Kind::give_back), .slot = 9})}},
       {"huge_region_number", {bytes_of(Announce{.head = head_of(Kind::announce), .region = 0xFFFF'FFFF})}},
+      {"short_fetched", {bytes_of(head_of(Kind::fetched))}},
       {"short_cancel", {bytes_of(head_of(Kind::cancel))}},
       {"short_bye", {bytes_of(head_of(Kind::bye))}},
       {"short_round", {bytes_of(head_of(Kind::round))}},
@@ -138,6 +142,7 @@ std::vector<Nonsense> all_nonsense() {
       {"push_beyond_its_tensor", {bytes_of(round_of(1, 0), beyond, data)}},
       {"push_of_nothing", {bytes_of(round_of(1, 0), empty, data)}},
       {"push_of_unknown_type", {bytes_of(round_of(1, 0), strange, data)}},
+      {"push_in_place_from_elsewhere", {bytes_of(round_of(1, 0), elsewhere)}},
       {"push_into_a_foreign_slot", {bytes_of(round_of(1, 0), slotted, data)}},
       {"pull_into_nowhere", {bytes_of(round_of(0, 1), pull)}},
       {"pull_of_everything", {bytes_of(round_of(0, 1), huge)}},
@@ -173,7 +178,8 @@ TEST_P(MalformedTest, ShutsItsSenderOutAndNobodyElse) {
       Mouth mouth(rt, "pushpull worker", "pushpull server");
       mouth.say(2, bytes_of(Hello{.head = head_of(Kind::hello), .workers = 2}));
       ASSERT_FALSE(mouth.hear(Kind::welcome).empty());
-      mouth.say(2, bytes_of(head_of(Kind::round)).empty() ? Bytes{} : Bytes(3));  // no head: dropped
+      mouth.say(2, bytes_of(head_of(Kind::round)).empty() ? Bytes{} : Bytes(3));         // no head: dropped
+      mouth.say(2, bytes_of(Fetched{.head = head_of(Kind::fetched), .ticket = 12345}));  // nothing was offered
       for (const Bytes& message : GetParam().said) mouth.say(2, message);
       const Bytes reason = mouth.hear(Kind::broken);
       ASSERT_FALSE(reason.empty()) << "not shut out";
@@ -217,6 +223,8 @@ TEST(MalformedAnswerTest, AWorkerDropsWhatItCannotReadAndItsRoundEndsInTime) {
       mouth.say(0, bytes_of(Bound{.head = head(Kind::bound), .key = 9, .slot = 0xFFFF'FFFF, .memory = key}));
       mouth.say(0, bytes_of(BindFailed{.head = head(Kind::bind_failed), .key = 9, .code = -1}));
       mouth.say(0, bytes_of(Rebind{.head = head(Kind::rebind), .key = 9}));
+      mouth.say(0, bytes_of(Lend{.head = head(Kind::lend), .region = 0xFFFF'FFFF, .memory = key}));
+      mouth.say(0, bytes_of(Lend{.head = head(Kind::lend), .region = 1, .memory = key}));
       value_or_throw(rt.allgather("said", {}, scaled(20s)));
       value_or_throw(rt.allgather("over", {}, scaled(20s)));
       return;
@@ -231,6 +239,39 @@ TEST(MalformedAnswerTest, AWorkerDropsWhatItCannotReadAndItsRoundEndsInTime) {
     ASSERT_FALSE(ended);
     EXPECT_EQ(ended.error().code, Errc::timed_out) << ended.error().to_string();
     EXPECT_EQ(out, std::vector<float>(10, 1.0F));
+    value_or_throw(rt.allgather("over", {}, scaled(20s)));
+  });
+}
+
+TEST(MalformedAnswerTest, AnOfferOfMemoryThatWasNotLentEndsTheRoundWithAnError) {
+  run({.transport = "tcp", .workers = 1}, [](Runtime& rt) {
+    if (rt.is_server()) {
+      Mouth mouth(rt, "pushpull server", "pushpull worker");
+      const Bytes hello = mouth.hear(Kind::hello);
+      ASSERT_FALSE(hello.empty());
+      const auto head = [&, epoch = front<Head>(hello)->epoch](Kind kind, std::uint8_t flags = 0) {
+        return Head{.kind = kind, .flags = flags, .epoch = epoch};
+      };
+      mouth.say(0, bytes_of(Welcome{.head = head(Kind::welcome), .slots = 2}));
+      ASSERT_FALSE(mouth.hear(Kind::announce).empty());
+      mouth.say(0, bytes_of(Known{.head = head(Kind::known)}));
+      const Bytes round = mouth.hear(Kind::round);
+      ASSERT_FALSE(round.empty());
+      const Response response{.head = head(Kind::response, Response::kFetch), .ticket = front<Round>(round)->ticket};
+      mouth.say(0, bytes_of(response, Offer{.region = 3}));
+      EXPECT_FALSE(mouth.hear(Kind::fetched).empty()) << "the server has to know that nothing is read";
+      value_or_throw(rt.allgather("over", {}, scaled(20s)));
+      return;
+    }
+    std::vector<float> out(5000, 1.0F);
+    Worker worker(rt);
+    auto round = worker.push_pull({{.key = 1, .pull = out}}, scaled(20s));
+    DTR_ASSERT_OK(round);
+    const auto ended = worker.wait(*round, scaled(20s));
+    ASSERT_FALSE(ended);
+    EXPECT_EQ(ended.error().code, Errc::protocol_error) << ended.error().to_string();
+    DTR_EXPECT_OK(worker.quiesce(*round, scaled(20s)));
+    EXPECT_EQ(out, std::vector<float>(5000, 1.0F));
     value_or_throw(rt.allgather("over", {}, scaled(20s)));
   });
 }
