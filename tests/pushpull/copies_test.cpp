@@ -1,6 +1,8 @@
 // Sums that workers fetch, and tensors that are read and written in place: nobody's memory is touched when it is not
 // to be, and every slot comes back.
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <thread>
 
 #include "pushpull/job.hpp"
@@ -27,30 +29,48 @@ void expect_sums(Runtime& rt, Worker& worker, std::uint64_t seed) {
 TEST(FetchTest, ASumThatIsNotWantedAnyMoreIsNotFetchedAndItsSlotComesBack) {
   // One slot for each worker and key: one that did not come back would stop everything.
   const Job job{.workers = 2, .servers = 1, .config = {{"progress.mode", "inline"}, {"pushpull.slots", "1"}}};
-  run_reduced(job, [](Runtime& rt, Worker& worker) {
-    expect_sums(rt, worker, 0);
-    for (std::uint64_t i = 1; i < 6; ++i) {
-      const auto gradient = numbers(kCount, rt.worker_index(), i);
-      std::vector<float> sum(kCount, 7.0F);
-      auto round = worker.push_pull({{.key = 1, .push = gradient, .pull = sum}});
-      DTR_ASSERT_OK(round);
-      // Rank 0 makes no progress until the sum has been offered: rank 1 has it by then.
-      if (rt.worker_index() == 0) {
-        const auto patience = std::chrono::steady_clock::now() + scaled(200ms);
-        while (std::chrono::steady_clock::now() < patience) std::this_thread::sleep_for(5ms);
-        DTR_ASSERT_OK(worker.cancel(*round));
-        EXPECT_EQ(code_of(worker.wait(*round, scaled(30s))), Errc::cancelled);
-        DTR_ASSERT_OK(worker.quiesce(*round, scaled(30s)));
-        EXPECT_EQ(sum, std::vector<float>(kCount, 7.0F));
-      } else if (const auto ended = worker.wait(*round, scaled(30s)); ended) {
-        EXPECT_TRUE(same_bits(sum, sum_of_numbers(kCount, 2, i)));
-      } else {  // rank 0 may not even have sent all of it before it gave up
-        EXPECT_EQ(ended.error().code, Errc::cancelled);
-        DTR_ASSERT_OK(worker.quiesce(*round, scaled(30s)));
+  std::atomic<std::uint64_t> sent{0};
+  std::atomic<std::uint64_t> summed{0};
+  const auto wait_for = [](const std::atomic<std::uint64_t>& sign, std::uint64_t seed) {
+    const Deadline patience(scaled(30s));
+    while (sign < seed && !patience.passed()) std::this_thread::sleep_for(1ms);
+  };
+  run_reduced(job, [&](Runtime& rt, Worker& worker) {
+    std::vector<float> gradient(kCount);
+    std::vector<float> sum(kCount);
+    const auto start = [&](std::uint64_t seed) {
+      gradient = numbers(kCount, rt.worker_index(), seed);
+      std::fill(sum.begin(), sum.end(), 7.0F);
+      return value_or_throw(worker.push_pull({{.key = 1, .push = gradient, .pull = sum}}));
+    };
+    const auto expect_sum = [&](RoundHandle round, std::uint64_t seed) {
+      DTR_ASSERT_OK(worker.wait(round, scaled(30s)));
+      EXPECT_TRUE(same_bits(sum, sum_of_numbers(kCount, 2, seed)));
+    };
+    for (std::uint64_t seed = 1; seed < 6; ++seed) {
+      if (rt.worker_index() == 1) {
+        wait_for(sent, seed);
+        expect_sum(start(seed), seed);
+        summed = seed;
+        continue;
       }
+      const RoundHandle round = start(seed);
+      Error state;
+      const Deadline patience(scaled(30s));
+      while (state.message.find("it has the data") == std::string::npos && !patience.passed()) {
+        const auto ended = worker.wait(round, 1ms);
+        ASSERT_FALSE(ended) << "rank 1 has pushed nothing";
+        state = ended.error();
+      }
+      sent = seed;
+      wait_for(summed, seed);  // no progress here: the sum is offered, and waits
+      DTR_ASSERT_OK(worker.cancel(round));
+      EXPECT_EQ(code_of(worker.wait(round, scaled(30s))), Errc::cancelled);
+      DTR_ASSERT_OK(worker.quiesce(round, scaled(30s)));
+      EXPECT_EQ(sum, std::vector<float>(kCount, 7.0F));
     }
-    expect_sums(rt, worker, 6);
-    expect_sums(rt, worker, 7);
+    expect_sum(start(6), 6);
+    expect_sum(start(7), 7);
   });
 }
 
