@@ -60,13 +60,7 @@ void Reduction::accept(ServerFragment& fragment) {
   const auto worker = static_cast<std::size_t>(fragment.worker);
   if (++round.seen[worker] == fragment.count) ++round.complete;
   if (fragment.cancelled) {
-    if (!round.spoilt) {
-      const int rank = core_.rank_of(fragment.worker);
-      round.spoilt = Error{.code = Errc::cancelled,
-                           .message = "rank " + std::to_string(rank) + " gave up its round",
-                           .operation = kOperation,
-                           .peer = rank};
-    }
+    if (!round.spoilt) round.spoilt = gave_up(fragment.worker);
     core_.finish(fragment);
   } else {
     round.expires_ns = std::min(round.expires_ns, fragment.expires_ns);
@@ -183,6 +177,9 @@ void Reduction::reduce(Cell& cell, Round& round) {
     }
     wanted = wanted || (share.pulled != nullptr && share.pulled->pulls[share.pull].direct == nullptr);
   }
+  if (own != nullptr && !core_.readable(*own->pushed)) {
+    return fail_cell(cell, round, gave_up(own->pushed->worker));
+  }
   if (holder == nullptr && wanted) {
     if (auto kept = core_.keep(*own->pushed, own->pushed->pushes[own->push]); !kept) {
       return fail_cell(cell, round, kept.error());
@@ -248,6 +245,14 @@ void Reduction::retire(Cell& cell, Round& round) {
   open.erase(std::remove(open.begin(), open.end(), &cell), open.end());
   round.cells.erase(std::remove(round.cells.begin(), round.cells.end(), &cell), round.cells.end());
   idle_cells_.push_back(&cell);
+}
+
+Error Reduction::gave_up(int worker) const {
+  const int rank = core_.rank_of(worker);
+  return {.code = Errc::cancelled,
+          .message = "rank " + std::to_string(rank) + " gave up its round",
+          .operation = kOperation,
+          .peer = rank};
 }
 
 Error Reduction::left_out(const Cell& cell) const {

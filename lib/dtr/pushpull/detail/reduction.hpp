@@ -66,6 +66,7 @@ class Reduction {
   void settle(ServerFragment& fragment);
   void retire(Cell& cell, Round& round);
   void fail_open_cells(Round& round, const Error& error);
+  [[nodiscard]] Error gave_up(int worker) const;
   [[nodiscard]] Error left_out(const Cell& cell) const;
   [[nodiscard]] Error not_come(const Round& round) const;
   void end_rounds();

@@ -134,6 +134,8 @@ class ServerCore final : public fabric::PortHandler {
   void offer(ServerFragment& to, std::size_t pull, const ServerFragment::Push& sum, ServerFragment& from);
   /// Where the answer to a pull with a `direct` place may be written now, on progress; null: it is not wanted any more.
   [[nodiscard]] std::byte* direct(ServerFragment& to, std::size_t pull) noexcept;
+  /// What it pushed in place may be read, on progress; false: its rounds are over, and the memory its owner's.
+  [[nodiscard]] bool readable(const ServerFragment& fragment) noexcept;
   /// Copies what was pushed in place into a slot. Errors: resource_exhausted.
   Result<void> keep(ServerFragment& fragment, ServerFragment::Push& push);
   /// All of the fragment has been answered: tells the worker and gives the slots back.
