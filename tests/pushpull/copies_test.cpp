@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <deque>
 #include <thread>
 
 #include "pushpull/job.hpp"
@@ -17,13 +18,31 @@ constexpr WorkerOptions kCut{.split_bytes = 512 << 10};
 
 Errc code_of(const Result<void>& result) { return result ? Errc::ok : result.error().code; }
 
-void expect_sums(Runtime& rt, Worker& worker, std::uint64_t seed) {
-  const auto gradient = numbers(kCount, rt.worker_index(), seed);
-  std::vector<float> sum(kCount);
-  auto round = worker.push_pull({{.key = 1, .push = gradient, .pull = sum}});
-  DTR_ASSERT_OK(round);
-  DTR_ASSERT_OK(worker.wait(*round, scaled(30s)));
-  EXPECT_TRUE(same_bits(sum, sum_of_numbers(kCount, rt.workers(), seed)));
+/// Tensors that live as long as the Worker: it keeps them registered.
+struct Tensors {
+  explicit Tensors(std::size_t count = kCount) : gradient(count), sum(count) {}
+
+  RoundHandle start(Runtime& rt, Worker& worker, std::uint64_t seed) {
+    gradient = numbers(gradient.size(), rt.worker_index(), seed);
+    std::fill(sum.begin(), sum.end(), 7.0F);
+    return value_or_throw(worker.push_pull({{.key = 1, .push = gradient, .pull = sum}}));
+  }
+  void expect_sum(Runtime& rt, Worker& worker, RoundHandle round, std::uint64_t seed) {
+    DTR_ASSERT_OK(worker.wait(round, scaled(30s)));
+    EXPECT_TRUE(same_bits(sum, sum_of_numbers(gradient.size(), rt.workers(), seed)));
+  }
+
+  std::vector<float> gradient;
+  std::vector<float> sum;
+};
+
+/// As run_reduced; `mine` ends after the Worker.
+void run_with_tensors(const Job& job, const std::function<void(Runtime&, Worker&, Tensors&)>& rank,
+                      const WorkerOptions& options = {}) {
+  std::deque<Tensors> all(static_cast<std::size_t>(job.workers));
+  run_reduced(
+      job, [&](Runtime& rt, Worker& worker) { rank(rt, worker, all[static_cast<std::size_t>(rt.worker_index())]); },
+      options);
 }
 
 TEST(FetchTest, ASumThatIsNotWantedAnyMoreIsNotFetchedAndItsSlotComesBack) {
@@ -35,26 +54,15 @@ TEST(FetchTest, ASumThatIsNotWantedAnyMoreIsNotFetchedAndItsSlotComesBack) {
     const Deadline patience(scaled(30s));
     while (sign < seed && !patience.passed()) std::this_thread::sleep_for(1ms);
   };
-  run_reduced(job, [&](Runtime& rt, Worker& worker) {
-    std::vector<float> gradient(kCount);
-    std::vector<float> sum(kCount);
-    const auto start = [&](std::uint64_t seed) {
-      gradient = numbers(kCount, rt.worker_index(), seed);
-      std::fill(sum.begin(), sum.end(), 7.0F);
-      return value_or_throw(worker.push_pull({{.key = 1, .push = gradient, .pull = sum}}));
-    };
-    const auto expect_sum = [&](RoundHandle round, std::uint64_t seed) {
-      DTR_ASSERT_OK(worker.wait(round, scaled(30s)));
-      EXPECT_TRUE(same_bits(sum, sum_of_numbers(kCount, 2, seed)));
-    };
+  run_with_tensors(job, [&](Runtime& rt, Worker& worker, Tensors& mine) {
     for (std::uint64_t seed = 1; seed < 6; ++seed) {
       if (rt.worker_index() == 1) {
         wait_for(sent, seed);
-        expect_sum(start(seed), seed);
+        mine.expect_sum(rt, worker, mine.start(rt, worker, seed), seed);
         summed = seed;
         continue;
       }
-      const RoundHandle round = start(seed);
+      const RoundHandle round = mine.start(rt, worker, seed);
       Error state;
       const Deadline patience(scaled(30s));
       while (state.message.find("it has the data") == std::string::npos && !patience.passed()) {
@@ -67,10 +75,9 @@ TEST(FetchTest, ASumThatIsNotWantedAnyMoreIsNotFetchedAndItsSlotComesBack) {
       DTR_ASSERT_OK(worker.cancel(round));
       EXPECT_EQ(code_of(worker.wait(round, scaled(30s))), Errc::cancelled);
       DTR_ASSERT_OK(worker.quiesce(round, scaled(30s)));
-      EXPECT_EQ(sum, std::vector<float>(kCount, 7.0F));
+      EXPECT_EQ(mine.sum, std::vector<float>(kCount, 7.0F));
     }
-    expect_sum(start(6), 6);
-    expect_sum(start(7), 7);
+    for (const std::uint64_t seed : {6, 7}) mine.expect_sum(rt, worker, mine.start(rt, worker, seed), seed);
   });
 }
 
@@ -82,88 +89,85 @@ INSTANTIATE_TEST_SUITE_P(Ways, InPlaceTest,
                          name_of);
 
 TEST_P(InPlaceTest, AWorkerThatGivesARoundUpHasItsTensorsBackAndTheOthersHaveItsNumbers) {
-  run_reduced(
+  run_with_tensors(
       GetParam(),
-      [](Runtime& rt, Worker& worker) {
-        expect_sums(rt, worker, 0);
+      [](Runtime& rt, Worker& worker, Tensors& mine) {
+        mine.expect_sum(rt, worker, mine.start(rt, worker, 0), 0);
         for (std::uint64_t i = 1; i < 5; ++i) {
-          auto gradient = numbers(kCount, rt.worker_index(), i);
-          std::vector<float> sum(kCount, 7.0F);
           if (rt.worker_index() == 0) {
-            auto round = worker.push_pull({{.key = 1, .push = gradient, .pull = sum}});
-            DTR_ASSERT_OK(round);
-            DTR_ASSERT_OK(worker.cancel(*round));
-            DTR_ASSERT_OK(worker.quiesce(*round, scaled(30s)));
-            std::fill(gradient.begin(), gradient.end(), 1e30F);
-            std::fill(sum.begin(), sum.end(), 5.0F);
+            const RoundHandle round = mine.start(rt, worker, i);
+            DTR_ASSERT_OK(worker.cancel(round));
+            DTR_ASSERT_OK(worker.quiesce(round, scaled(30s)));
+            std::fill(mine.gradient.begin(), mine.gradient.end(), 1e30F);
+            std::fill(mine.sum.begin(), mine.sum.end(), 5.0F);
             meet(rt, "given up");
-            EXPECT_EQ(code_of(worker.wait(*round, scaled(30s))), Errc::cancelled);
+            EXPECT_EQ(code_of(worker.wait(round, scaled(30s))), Errc::cancelled);
             meet(rt, "over");
-            EXPECT_EQ(sum, std::vector<float>(kCount, 5.0F)) << "written after quiesce";
+            EXPECT_EQ(mine.sum, std::vector<float>(kCount, 5.0F)) << "written after quiesce";
             continue;
           }
           meet(rt, "given up");
-          auto round = worker.push_pull({{.key = 1, .push = gradient, .pull = sum}});
-          DTR_ASSERT_OK(round);
+          const RoundHandle round = mine.start(rt, worker, i);
           // Some of it may not have left before rank 0 gave up. What ends well has rank 0's numbers as they were.
-          const auto ended = worker.wait(*round, scaled(30s));
-          if (ended) {
-            EXPECT_TRUE(same_bits(sum, sum_of_numbers(kCount, 3, i)));
+          if (const auto ended = worker.wait(round, scaled(30s)); ended) {
+            EXPECT_TRUE(same_bits(mine.sum, sum_of_numbers(kCount, 3, i)));
           } else {
             EXPECT_EQ(ended.error().code, Errc::cancelled) << ended.error().to_string();
-            DTR_ASSERT_OK(worker.quiesce(*round, scaled(30s)));
+            DTR_ASSERT_OK(worker.quiesce(round, scaled(30s)));
           }
           meet(rt, "over");
         }
-        expect_sums(rt, worker, 5);
+        mine.expect_sum(rt, worker, mine.start(rt, worker, 5), 5);
       },
       kCut);
 }
 
 TEST_P(InPlaceTest, OthersMayPullWhatTheServersOwnWorkerAlonePushes) {
-  run_reduced(
+  run_with_tensors(
       GetParam(),
-      [](Runtime& rt, Worker& worker) {
+      [](Runtime& rt, Worker& worker, Tensors& mine) {
         for (std::uint64_t i = 0; i < 3; ++i) {
-          const auto gradient = numbers(kCount, 0, i);
-          std::vector<float> sum(kCount);
-          const bool pushes = rt.worker_index() == 0;
-          auto round = pushes ? worker.push_pull({{.key = 1, .push = gradient, .pull = sum}})
-                              : worker.push_pull({{.key = 1, .pull = sum}});
+          mine.gradient = numbers(kCount, 0, i);
+          auto round = rt.worker_index() == 0 ? worker.push_pull({{.key = 1, .push = mine.gradient, .pull = mine.sum}})
+                                              : worker.push_pull({{.key = 1, .pull = mine.sum}});
           DTR_ASSERT_OK(round);
           DTR_ASSERT_OK(worker.wait(*round, scaled(30s)));
-          EXPECT_TRUE(same_bits(sum, gradient));
+          EXPECT_TRUE(same_bits(mine.sum, mine.gradient));
         }
       },
       kCut);
 }
 
 TEST_P(InPlaceTest, TheSameMemoryMayBePushedAndPulled) {
-  run_reduced(
+  run_with_tensors(
       GetParam(),
-      [](Runtime& rt, Worker& worker) {
+      [](Runtime& rt, Worker& worker, Tensors& mine) {
         for (std::uint64_t i = 0; i < 3; ++i) {
-          auto tensor = numbers(kCount, rt.worker_index(), i);
-          auto round = worker.push_pull({{.key = 1, .push = tensor, .pull = tensor}});
+          mine.sum = numbers(kCount, rt.worker_index(), i);
+          auto round = worker.push_pull({{.key = 1, .push = mine.sum, .pull = mine.sum}});
           DTR_ASSERT_OK(round);
-          DTR_ASSERT_OK(worker.wait(*round, scaled(30s)));
-          EXPECT_TRUE(same_bits(tensor, sum_of_numbers(kCount, 3, i)));
+          mine.expect_sum(rt, worker, *round, i);
         }
       },
       kCut);
 }
 
 TEST_P(InPlaceTest, EveryServerGetsAPartOfATensorThatIsCut) {
+  constexpr std::array<std::size_t, 4> kCounts{100, 10000, kCount, std::size_t{1} << 20};
+  std::deque<std::vector<float>> memory(static_cast<std::size_t>(GetParam().workers) * 2);
+  for (auto& tensor : memory) tensor.resize(kCounts.back());
   run_reduced(
       GetParam(),
-      [](Runtime& rt, Worker& worker) {
-        for (const std::size_t count : {std::size_t{100}, std::size_t{10000}, kCount, std::size_t{1} << 20}) {
-          const auto gradient = numbers(count, rt.worker_index());
-          std::vector<float> sum(count);
+      [&](Runtime& rt, Worker& worker) {
+        const auto index = 2 * static_cast<std::size_t>(rt.worker_index());
+        for (const std::size_t count : kCounts) {
+          const std::span<float> gradient = std::span(memory[index]).first(count);
+          const std::span<float> sum = std::span(memory[index + 1]).first(count);
+          std::fill(gradient.begin(), gradient.end(), 1.0F);
           auto round = worker.push_pull({{.key = count, .push = gradient, .pull = sum}});
           DTR_ASSERT_OK(round);
           DTR_ASSERT_OK(worker.wait(*round, scaled(30s)));
-          EXPECT_TRUE(same_bits(sum, sum_of_numbers(count, 3)));
+          EXPECT_EQ(std::count(sum.begin(), sum.end(), 3.0F), static_cast<std::ptrdiff_t>(count));
           const auto rows = worker.trace(*round);
           DTR_ASSERT_OK(rows);
           std::array<int, 3> parts{};

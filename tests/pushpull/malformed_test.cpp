@@ -5,6 +5,7 @@
 #include <deque>
 #include <mutex>
 
+#include "dtr/pushpull/detail/route.hpp"
 #include "dtr/pushpull/detail/wire.hpp"
 #include "pushpull/job.hpp"
 
@@ -273,6 +274,58 @@ TEST(MalformedAnswerTest, AnOfferOfMemoryThatWasNotLentEndsTheRoundWithAnError) 
     DTR_EXPECT_OK(worker.quiesce(*round, scaled(20s)));
     EXPECT_EQ(out, std::vector<float>(5000, 1.0F));
     value_or_throw(rt.allgather("over", {}, scaled(20s)));
+  });
+}
+
+TEST(CancelOrderTest, ACancelThatOvertakesItsRoundStillGivesBackATensorInPlace) {
+  constexpr std::size_t kCount = 20000;
+  std::vector<float> gradient = numbers(kCount, 0);
+  std::vector<float> other = numbers(kCount, 1);
+  std::vector<float> sum(kCount);
+  std::uint64_t key = 0;
+  while (server_of(key, 0, 2) != 0) ++key;
+  run({.workers = 2, .colocated = true}, [&](Runtime& rt) {
+    Reducer reducer(rt);
+    value_or_throw(reducer.start());
+    value_or_throw(rt.allgather("started", {}, scaled(20s)));
+    if (rt.rank() == 0) {
+      Mouth mouth(rt, "pushpull worker", "pushpull server");
+      mouth.say(1, bytes_of(Hello{.head = head_of(Kind::hello), .workers = 2}));
+      ASSERT_FALSE(mouth.hear(Kind::welcome).empty());
+      mouth.say(0, bytes_of(Hello{.head = head_of(Kind::hello), .workers = 2}));
+      const Bytes welcome = mouth.hear(Kind::welcome);
+      ASSERT_FALSE(welcome.empty());
+      ASSERT_EQ(front<Welcome>(welcome)->in_place, 1U);
+      const std::uint64_t bytes = kCount * sizeof(float);
+      const PushEntry push{.key = key,
+                           .bytes = bytes,
+                           .total = bytes,
+                           .slot = kInPlace,
+                           .dtype = static_cast<std::uint8_t>(DType::f32),
+                           .address = reinterpret_cast<std::uint64_t>(gradient.data())};
+      Round round = round_of(1, 0);
+      round.patience_ns = std::chrono::nanoseconds(scaled(30s)).count();
+      mouth.say(0, bytes_of(Cancel{.head = head_of(Kind::cancel)}));
+      mouth.say(0, bytes_of(round, push));
+      ASSERT_FALSE(mouth.hear(Kind::muted).empty());
+      std::fill(gradient.begin(), gradient.end(), 1e30F);
+      value_or_throw(rt.allgather("given back", {}, scaled(20s)));
+      value_or_throw(rt.allgather("summed", {}, scaled(60s)));
+      for (const int server : {0, 1}) mouth.say(server, bytes_of(Bye{.head = head_of(Kind::bye)}));
+      EXPECT_FALSE(mouth.hear(Kind::parted).empty());
+      DTR_EXPECT_OK(reducer.join(scaled(20s)));
+      return;
+    }
+    {
+      Worker worker(rt);
+      value_or_throw(rt.allgather("given back", {}, scaled(20s)));
+      auto round = worker.push_pull({{.key = key, .push = other, .pull = sum}});
+      DTR_EXPECT_OK(round);
+      if (round) DTR_EXPECT_OK(worker.wait(*round, scaled(30s)));
+      EXPECT_TRUE(same_bits(sum, sum_of_numbers(kCount, 2)));
+      value_or_throw(rt.allgather("summed", {}, scaled(60s)));
+    }
+    DTR_EXPECT_OK(reducer.join(scaled(20s)));
   });
 }
 
