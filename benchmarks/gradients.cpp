@@ -1,9 +1,10 @@
 // Gradients summed by push_pull, against MPI_Allreduce of the same workers in the same run. Every result is checked.
 //   mpirun -n W+S bench_gradients BYTES ROUNDS --servers S [--managed]     W workers, S servers that only serve
 //   mpirun -n W   bench_gradients BYTES ROUNDS --colocated [--managed]     W ranks that are both
-// --alone: push_pull only, for a profiler. --split BYTES: WorkerOptions::split_bytes. --managed: libdtr's tensors are in the pool's memory; otherwise, and always for MPI, in memory of malloc. Prints a
-// line of JSON: of the rounds the medians, each the time until the last worker had its sum. `again` is MPI_Allreduce a
-// second time: how far two measurements of the same thing lie apart.
+// --managed: libdtr's tensors are in the pool's memory; otherwise, and always for MPI, in memory of malloc. --split
+// BYTES: WorkerOptions::split_bytes. --alone: push_pull only, for a profiler. Prints a line of JSON: of the rounds the
+// medians, each the time until the last worker had its sum. `again` is MPI_Allreduce a second time: how far two
+// measurements of the same thing lie apart.
 #include <algorithm>
 #include <array>
 #include <chrono>
