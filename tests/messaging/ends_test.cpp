@@ -164,6 +164,56 @@ TEST_P(MessageEndTest, GivingUpInMidMessageHarmsNeitherSideNorWhatFollows) {
   });
 }
 
+/// A receiver keeps so many offers; what is sent beyond waits.
+constexpr int kMoreThanOffers = 1030;
+
+TEST_P(MessageEndTest, WhatWaitedBehindOffersThatWereTakenByItsOwnRankGoes) {
+  run(GetParam(), [](Runtime& rt) {
+    if (rt.rank() == 0) {
+      Messenger messenger(rt);
+      const Bytes out = data_of(5000);
+      std::vector<MessageHandle> sent;
+      for (int i = 0; i < kMoreThanOffers; ++i) sent.push_back(value_or_throw(messenger.send(0, kTag, out, soon())));
+      Bytes in(5000);
+      for (int i = 0; i < kMoreThanOffers; ++i) {
+        const auto received = messenger.wait(value_or_throw(messenger.recv(0, kTag, in, soon())));
+        ASSERT_TRUE(received) << i << ": " << received.error().to_string();
+        EXPECT_EQ(in, out);
+      }
+      for (const MessageHandle each : sent) DTR_ASSERT_OK(messenger.wait(each));
+    }
+    meet_all(rt, "end");
+  });
+}
+
+TEST_P(MessageEndTest, WhatWaitedBehindOffersThatNobodyTookGoesOnceTheyEnd) {
+  for (const bool cancels : {true, false}) {
+    run(GetParam(), [cancels](Runtime& rt) {
+      Messenger messenger(rt);
+      const Bytes out = data_of(5000);
+      Bytes in(5000);
+      if (rt.rank() == 1) {
+        const auto handle = value_or_throw(messenger.recv(0, kTag + 1, in, soon()));
+        DTR_EXPECT_OK(messenger.wait(handle));
+        EXPECT_EQ(in, out);
+        return meet_all(rt, "end");
+      }
+      std::vector<MessageHandle> unanswered;
+      const Deadline end = cancels ? soon() : Deadline(100ms);
+      for (int i = 0; i < 1024; ++i) unanswered.push_back(value_or_throw(messenger.send(1, kTag, out, end)));
+      const auto waiting = value_or_throw(messenger.send(1, kTag + 1, out, soon()));
+      if (cancels) {
+        for (const MessageHandle each : unanswered) EXPECT_TRUE(messenger.cancel(each));
+      }
+      DTR_EXPECT_OK(messenger.wait(waiting));
+      for (const MessageHandle each : unanswered) {
+        EXPECT_EQ(messenger.wait(each).error().code, cancels ? Errc::cancelled : Errc::timed_out);
+      }
+      meet_all(rt, "end");
+    });
+  }
+}
+
 TEST_P(MessageEndTest, OperationsTowardsAMessengerThatEndsAreClosed) {
   run(GetParam(), [](Runtime& rt) {
     auto messenger = std::make_unique<Messenger>(rt);

@@ -118,6 +118,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     std::uint64_t freed = 0;
     std::uint32_t offers = 0;  ///< that it has not answered
     messaging::OperationList waiting{};
+    bool has_room = false;         ///< what waits may go on the next look
     std::deque<Outgoing> takes{};  ///< by number
     std::uint64_t next_take = 0;
     TheirSlots theirs{};
@@ -155,6 +156,10 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   /// Eager, or as an offer; false: the peer has no room for either.
   [[nodiscard]] bool transmit(Peer& peer, Operation& send) noexcept;
   void transmit_waiting(Peer& peer) noexcept;
+  /// Something does not stand before what waits any more: that goes on the next look, for the caller may be going
+  /// through the operations, or have no turn.
+  void make_room(Peer& peer) noexcept;
+  void transmit_where_room() noexcept;
   [[nodiscard]] bool post_now(Peer& peer, std::span<const std::byte> packet) noexcept;
   void tell(Peer& peer, const void* message, std::size_t bytes, fabric::Completion* done = nullptr,
             bool fenced = false) noexcept;
@@ -223,7 +228,8 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   int ended_now_ = 0;            ///< operations that ended in this look
   std::vector<Peer*> active_{};  ///< with `takes`
   Deadline::Clock::time_point earliest_ = Deadline::Clock::time_point::max();
-  std::atomic<bool> busy_{false};  ///< active_ is not empty
+  bool has_room_ = false;          ///< somebody has_room
+  std::atomic<bool> busy_{false};  ///< active_ is not empty, or has_room_
   std::uint32_t looks_ = 0;        ///< progress only
 };
 

@@ -20,9 +20,11 @@ void Messenger::Core::end(Operation& operation, Errc code, std::string_view word
   switch (operation.stage) {
     case Stage::queued:
       peer->waiting.remove(operation);
+      make_room(*peer);
       break;
     case Stage::offered: {
       --peer->offers;
+      make_room(*peer);
       const Withdraw withdrawal{.head = {.kind = Kind::withdraw, .sequence = peer->next_out++}, .id = id_of(operation)};
       tell(*peer, &withdrawal, sizeof withdrawal);
       break;

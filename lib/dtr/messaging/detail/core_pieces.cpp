@@ -188,6 +188,7 @@ int Messenger::Core::progress(int /*budget*/) noexcept {
   int handled = 0;
   try {
     Lock lock(mutex_);
+    transmit_where_room();
     for (std::size_t i = 0; i < active_.size();) {
       handled += fill(lock, *active_[i]);
       if (!active_[i]->takes.empty()) {
@@ -197,7 +198,7 @@ int Messenger::Core::progress(int /*budget*/) noexcept {
       active_[i] = active_.back();
       active_.pop_back();
     }
-    busy_.store(!active_.empty(), std::memory_order_relaxed);
+    busy_.store(!active_.empty() || has_room_, std::memory_order_relaxed);
     if (look_at_clock && earliest_ != Deadline::Clock::time_point::max()) {
       const auto now = Deadline::Clock::now();
       if (now >= earliest_) end_expired(now);
@@ -213,6 +214,7 @@ bool Messenger::Core::prepare_sleep() noexcept {
   looks_ = kLookAtClock - 1;  // the next look is after the sleep
   if (!busy_.load(std::memory_order_acquire)) return true;
   const Lock lock(mutex_);
+  if (has_room_) return false;
   return std::none_of(active_.begin(), active_.end(),
                       [&](const Peer* peer) { return !peer->theirs.blocked && may_fill(*peer); });
 }

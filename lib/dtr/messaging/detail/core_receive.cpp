@@ -202,7 +202,9 @@ void Messenger::Core::copy_from_self(Lock& lock, Operation& recv, std::uint64_t 
   if (send == nullptr || send->stage != Stage::offered) {
     return end(recv, Errc::cancelled, "the sender has given up");
   }
-  --peers_[fabric_.self()]->offers;
+  Peer& self = *peers_[fabric_.self()];
+  --self.offers;
+  make_room(self);
   send->stage = Stage::moving;
   ++send->pins;
   ++recv.pins;

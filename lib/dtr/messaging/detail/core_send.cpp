@@ -1,5 +1,6 @@
 // What goes out: small messages at once, larger ones as an offer, and the words between two Messengers.
 #include <cstring>
+#include <utility>
 
 #include "dtr/messaging/detail/core.hpp"
 #include "dtr/messaging/detail/limits.hpp"
@@ -76,6 +77,20 @@ void Messenger::Core::transmit_waiting(Peer& to) noexcept {
     if (transmit(to, *send)) continue;
     to.waiting.push_front(*send);
     return;
+  }
+}
+
+void Messenger::Core::make_room(Peer& to) noexcept {
+  if (to.waiting.empty()) return;
+  to.has_room = has_room_ = true;
+  busy_.store(true, std::memory_order_release);
+  fabric_.progress().wake();
+}
+
+void Messenger::Core::transmit_where_room() noexcept {
+  if (!std::exchange(has_room_, false)) return;
+  for (const auto& each : peers_) {
+    if (each != nullptr && std::exchange(each->has_room, false)) transmit_waiting(*each);
   }
 }
 
