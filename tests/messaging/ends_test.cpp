@@ -1,9 +1,14 @@
 // Operations that end otherwise than by their message: each exactly once, in time, with a reason, and its buffer at
 // rest.
 #include <atomic>
+#include <csignal>
 #include <cstring>
 #include <thread>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "dtr/messaging/detail/operations.hpp"
 #include "dtr/messaging/detail/wire.hpp"
 #include "messaging/ways.hpp"
 
@@ -212,6 +217,95 @@ TEST_P(MessageEndTest, WhatWaitedBehindOffersThatNobodyTookGoesOnceTheyEnd) {
       meet_all(rt, "end");
     });
   }
+}
+
+TEST_P(MessageEndTest, ACopyWithinARankStopsAtTheDeadline) {
+  run(GetParam(), [](Runtime& rt) {
+    if (rt.rank() == 0) {
+      Messenger messenger(rt);
+      const Bytes out = data_of(16 << 20);
+      Bytes in(out.size());
+      const auto sent = value_or_throw(messenger.send(0, kTag, out, soon()));
+      DTR_ASSERT_OK(messenger.wait(value_or_throw(messenger.send(0, kTag + 1, {}, soon()))));
+      DTR_ASSERT_OK(messenger.wait(value_or_throw(messenger.recv(0, kTag + 1, {}, soon()))));  // so the other is known
+      const auto received = messenger.wait(value_or_throw(messenger.recv(0, kTag, in, Deadline(0ms))));
+      ASSERT_FALSE(received);
+      EXPECT_EQ(received.error().code, Errc::timed_out) << received.error().to_string();
+      const auto outcome = messenger.wait(sent);
+      ASSERT_FALSE(outcome);
+      EXPECT_EQ(outcome.error().code, Errc::cancelled) << outcome.error().to_string();
+      const auto again = value_or_throw(messenger.send(0, kTag, out, soon()));
+      DTR_ASSERT_OK(messenger.wait(value_or_throw(messenger.recv(0, kTag, in, soon()))));
+      DTR_ASSERT_OK(messenger.wait(again));
+      EXPECT_TRUE(in == out);
+    }
+    meet_all(rt, "end");
+  });
+}
+
+TEST_P(MessageEndTest, ASendToItsOwnRankIsToldToAThreadThatWaitsForIt) {
+  run(GetParam(), [](Runtime& rt) {
+    if (rt.rank() == 0) {
+      Messenger messenger(rt);
+      const Bytes out = data_of(100000);
+      Bytes in(out.size());
+      for (int i = 0; i < 20; ++i) {
+        const auto sent = value_or_throw(messenger.send(0, kTag, out, soon()));
+        std::atomic<bool> good{false};
+        std::thread waiter([&] { good = messenger.wait(sent).has_value(); });
+        std::this_thread::sleep_for(1ms);
+        const auto received = messenger.wait(value_or_throw(messenger.recv(0, kTag, in, soon())));
+        waiter.join();
+        DTR_EXPECT_OK(received);
+        EXPECT_TRUE(good);
+      }
+    }
+    meet_all(rt, "end");
+  });
+}
+
+TEST(PutTest, ThatWasCancelledHalfWayIsOverButNotAtRest) {
+  fabric::Completion put;
+  EXPECT_TRUE(messaging::at_rest(put)) << "never armed";
+  put.arm(1);
+  EXPECT_FALSE(messaging::at_rest(put));
+  put.finish(1, {.code = Errc::cancelled, .quiesced = false});
+  EXPECT_TRUE(put.done());
+  EXPECT_FALSE(messaging::at_rest(put));
+}
+
+/// What a thread of the parent held at the fork stays held in the child for ever.
+TEST(MessengerForkTest, TheChildDestroysItWithoutWaitingForLocksOfTheParent) {
+  run({.transport = "tcp", .workers = 2, .servers = 0}, [](Runtime& rt) {
+    auto messenger = std::make_unique<Messenger>(rt);
+    Bytes data(100000);
+    const auto handle =
+        rt.rank() == 0 ? messenger->send(1, kTag, data, soon()) : messenger->recv(0, kTag, data, soon());
+    DTR_ASSERT_OK(messenger->wait(value_or_throw(Result<MessageHandle>(handle))));
+    if (rt.rank() == 1) {
+      std::atomic<bool> over{false};
+      std::thread other([&] {
+        while (!over) static_cast<void>(rt.allocate(4096));
+      });
+      for (int i = 0; i < 10; ++i) {
+        const pid_t child = ::fork();
+        if (child == 0) {
+          messenger.reset();
+          ::_exit(7);
+        }
+        int status = 0;
+        const Deadline patience(scaled(20s));
+        while (::waitpid(child, &status, WNOHANG) == 0) {
+          if (patience.passed()) ::kill(child, SIGKILL);
+          std::this_thread::sleep_for(1ms);
+        }
+        EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7) << "child " << i << " hangs";
+      }
+      over = true;
+      other.join();
+    }
+    meet_all(rt, "end");
+  });
 }
 
 TEST_P(MessageEndTest, OperationsTowardsAMessengerThatEndsAreClosed) {

@@ -97,7 +97,12 @@ Result<MessageHandle> Messenger::Core::recv(int rank, std::uint64_t tag, std::ui
   operation.stage = Stage::posted;
   Peer* from = operation.any_rank ? nullptr : &peer(operation.peer);
   (from == nullptr ? posted_for_any_ : from->posted).push(operation);
-  if (try_receive(lock, operation)) return handle;
+  if (try_receive(lock, operation)) {
+    const bool copied_here = operation.peer == fabric_.self();
+    lock.unlock();
+    if (copied_here) fabric_.progress().announce();  // its send has ended, and somebody may sleep until then
+    return handle;
+  }
   if (from != nullptr && fabric_.peer_state(from->id) != Errc::ok) {
     from->posted.remove(operation);
     OperationTable::outdate(operation);

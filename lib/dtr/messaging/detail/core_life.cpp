@@ -46,7 +46,9 @@ Messenger::Core::Core(Runtime& runtime, MessengerOptions options)
 
 Messenger::Core::~Core() {
   if (fork_guard_.in_forked_child()) {
-    static_cast<void>(operations_.release());  // the parent's
+    // The parent's: giving memory back would take locks that one of its threads may have held.
+    static_cast<void>(operations_.release());
+    for (auto& each : peers_) static_cast<void>(each.release());
     return;
   }
   part();

@@ -173,11 +173,11 @@ fabric::Status Messenger::Core::put_piece(Lock& lock, Peer& peer, Operation* sen
 
 /// The fabric may still read them: then they are nobody else's until the Runtime ends.
 void Messenger::Core::drop_copies(TheirSlots& theirs) noexcept {
-  const auto done = [](const fabric::Completion& put) { return put.done(); };
-  if (theirs.puts != nullptr && !std::all_of(theirs.puts.get(), theirs.puts.get() + theirs.copied, done)) {
-    theirs.copies.abandon();
-    static_cast<void>(theirs.puts.release());
-  }
+  const auto all = [&](auto what) {
+    return theirs.puts == nullptr || std::all_of(theirs.puts.get(), theirs.puts.get() + theirs.copied, what);
+  };
+  if (!all(at_rest)) theirs.copies.abandon();
+  if (!all([](const fabric::Completion& put) { return put.done(); })) static_cast<void>(theirs.puts.release());
   theirs.copies.reset();
   theirs.puts.reset();
 }

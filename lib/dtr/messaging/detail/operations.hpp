@@ -53,6 +53,12 @@ struct Operation {
   Operation* previous = nullptr;
 };
 
+/// The fabric reads nothing any more of what `put` was armed for: a request that was cancelled half way may be over,
+/// and its memory still be on its way out.
+[[nodiscard]] inline bool at_rest(const fabric::Completion& put) noexcept {
+  return put.done() && put.status().quiesced;
+}
+
 /// Operations in order; one is in one list at most.
 class OperationList {
  public:
