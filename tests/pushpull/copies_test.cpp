@@ -86,6 +86,16 @@ TEST(FetchTest, ASumThatIsNotWantedAnyMoreIsNotFetchedAndItsSlotComesBack) {
   });
 }
 
+TEST(FetchTest, AWorkerThatRemembersOneRoundOnlyCanStartTheNextAtOnce) {
+  run_with_tensors({.workers = 2, .servers = 1},
+                   [](Runtime& rt, Worker& worker, Tensors& mine) {
+                     for (std::uint64_t seed = 0; seed < 30; ++seed) {
+                       mine.expect_sum(rt, worker, mine.start(rt, worker, seed), seed);
+                     }
+                   },
+                   {.rounds = 1});
+}
+
 class InPlaceTest : public ::testing::TestWithParam<Job> {};
 
 INSTANTIATE_TEST_SUITE_P(Ways, InPlaceTest,
@@ -101,8 +111,10 @@ TEST_P(InPlaceTest, AWorkerThatGivesARoundUpHasItsTensorsBackAndTheOthersHaveIts
         for (std::uint64_t i = 1; i < 5; ++i) {
           if (rt.worker_index() == 0) {
             const RoundHandle round = mine.start(rt, worker, i);
-            DTR_ASSERT_OK(worker.cancel(round));
-            DTR_ASSERT_OK(worker.quiesce(round, scaled(30s)));
+            // By force without a word before, or after a cancel.
+            const bool force = i % 2 == 0;
+            if (!force) DTR_ASSERT_OK(worker.cancel(round));
+            DTR_ASSERT_OK(worker.quiesce(round, force ? scaled(1s) : scaled(30s), force));
             std::fill(mine.gradient.begin(), mine.gradient.end(), 1e30F);
             std::fill(mine.sum.begin(), mine.sum.end(), 5.0F);
             meet(rt, "given up");
@@ -123,6 +135,71 @@ TEST_P(InPlaceTest, AWorkerThatGivesARoundUpHasItsTensorsBackAndTheOthersHaveIts
           meet(rt, "over");
         }
         mine.expect_sum(rt, worker, mine.start(rt, worker, 5), 5);
+      },
+      kCut);
+}
+
+TEST_P(InPlaceTest, AnAnswerThatGoesWhereAnotherKeyIsPushedFromDoesNotChangeWhatIsPushed) {
+  // In one call each, with lists: rank 0 pushes X as one key and has another key's sum written into X.
+  run_with_tensors(GetParam(), [](Runtime& rt, Worker& worker, Tensors& mine) {
+    const std::uint64_t servers = 3;
+    const auto keys_of = [&](std::uint64_t seed) {  // both at the same server, each time another one
+      return std::array<std::uint64_t, 2>{seed % servers, seed % servers + servers};
+    };
+    for (std::uint64_t seed = 0; seed < 6; ++seed) {
+      Tensors::fill(mine.gradient, rt.worker_index(), seed);
+      const auto keys = keys_of(seed);
+      const bool first = rt.worker_index() == 0;
+      Result<RoundHandle> round;
+      if (rt.worker_index() == 2) {  // lists both, wants nothing special
+        round = worker.push_pull({{.key = keys[0], .pull = mine.sum}, {.key = keys[1], .pull = mine.gradient}});
+      } else {
+        const std::array pushes{PushView(mine.gradient)};
+        const std::array pulls{first ? PullView(mine.gradient) : PullView(mine.sum)};
+        const std::array push_keys{first ? keys[0] : keys[1]};
+        const std::array pull_keys{first ? keys[1] : keys[0]};
+        round = worker.push_pull(pushes, push_keys, pulls, pull_keys);
+      }
+      DTR_ASSERT_OK(round);
+      DTR_ASSERT_OK(worker.wait(*round, scaled(30s)));
+      const auto zero = numbers(kCount, 0, seed);
+      const auto one = numbers(kCount, 1, seed);
+      if (first) {
+        EXPECT_TRUE(same_bits(mine.gradient, one));
+      } else if (rt.worker_index() == 1) {
+        EXPECT_TRUE(same_bits(mine.sum, zero));
+      }
+      if (rt.worker_index() == 2) {
+        EXPECT_TRUE(same_bits(mine.sum, zero));
+        EXPECT_TRUE(same_bits(mine.gradient, one));
+      }
+    }
+  });
+}
+
+TEST_P(InPlaceTest, AKeyIsCutTheSameWayWhateverItIsListedBeside) {
+  constexpr std::size_t kLong = 1 << 20;
+  run_with_tensors(
+      GetParam(),
+      [](Runtime& rt, Worker& worker, Tensors& mine) {
+        Tensors longer(kLong);
+        for (std::uint64_t seed = 0; seed < 2; ++seed) {
+          Tensors::fill(mine.gradient, rt.worker_index(), seed);
+          Tensors::fill(longer.gradient, rt.worker_index(), seed);
+          const std::array pushes{PushView(mine.gradient), PushView(longer.gradient)};
+          const std::array<std::uint64_t, 2> keys{1, 2};
+          const bool crossed = rt.worker_index() == 1;
+          const std::array pulls{crossed ? PullView(longer.sum) : PullView(mine.sum),
+                                 crossed ? PullView(mine.sum) : PullView(longer.sum)};
+          const std::array<std::uint64_t, 2> pull_keys{crossed ? 2U : 1U, crossed ? 1U : 2U};
+          auto round = worker.push_pull(pushes, keys, pulls, pull_keys);
+          DTR_ASSERT_OK(round);
+          DTR_ASSERT_OK(worker.wait(*round, scaled(30s)));
+          EXPECT_TRUE(same_bits(mine.sum, sum_of_numbers(kCount, 3, seed)));
+          EXPECT_TRUE(same_bits(longer.sum, sum_of_numbers(kLong, 3, seed)));
+        }
+        DTR_EXPECT_OK(worker.forget(std::as_bytes(std::span(longer.gradient))));
+        DTR_EXPECT_OK(worker.forget(std::as_bytes(std::span(longer.sum))));
       },
       kCut);
 }

@@ -124,7 +124,7 @@ ServerFragment& ServerCore::fresh_fragment() {
   idle_.pop_back();
   fragment.pushes.clear();
   fragment.pulls.clear();
-  fragment.in_place = fragment.kept = false;
+  fragment.in_place = fragment.lost = false;
   fragment.cancelled = fragment.muted = fragment.answering = fragment.responded = fragment.retained = false;
   fragment.holds = fragment.answers = fragment.open_entries = 0;
   fragment.failure.reset();

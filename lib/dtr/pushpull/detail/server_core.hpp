@@ -79,7 +79,7 @@ struct ServerFragment {
   std::uint32_t answers = 0;  ///< puts for it under way
   bool muted = false;
   bool in_place = false;  ///< some of it was pushed in place
-  bool kept = false;      ///< and all of that has been copied since: nothing of the worker's is touched any more
+  bool lost = false;      ///< and there was no room to keep it when the worker took it back
   bool answering = false;
   bool responded = false;
   bool retained = false;
@@ -244,6 +244,7 @@ class ServerCore final : public fabric::PortHandler {
   void tell(int worker, const T& message, std::string_view words = {}) noexcept;
   void say_farewells(int worker) noexcept;
   void respond(ServerFragment& fragment);
+  void make_response(ServerFragment& fragment, const WorkerState& state, bool silent);
   void end_offers(ServerFragment& fragment) noexcept;
   void end_offers_of_past_sessions(int worker) noexcept;
   std::optional<Release> let_go_of_hold(ServerFragment& from) noexcept;

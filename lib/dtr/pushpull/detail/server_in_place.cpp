@@ -10,7 +10,7 @@ namespace pushpull {
 bool ServerCore::readable(const ServerFragment& fragment) noexcept {
   const std::lock_guard lock(mutex_);
   const WorkerState& state = workers_[static_cast<std::size_t>(fragment.worker)];
-  return !broken_ && !state.owes_broken && !state.standing.gone &&
+  return !fragment.lost && !broken_ && !state.owes_broken && !state.standing.gone &&
          state.standing.sessions == fragment.seq >> kSessionShift;
 }
 
@@ -57,9 +57,8 @@ void ServerCore::keep_pushes(int worker, std::optional<std::uint64_t> round) {
   }
   for (ServerFragment* fragment : open) {  // its consumer is on progress, as this is
     if (!readable(*fragment)) continue;
-    fragment->kept = true;
     for (ServerFragment::Push& push : fragment->pushes) {
-      if (push.in_place && !keep(*fragment, push)) fragment->kept = false;
+      if (push.in_place && !keep(*fragment, push)) fragment->lost = true;  // whoever needs it gets an Error
     }
   }
 }

@@ -148,7 +148,7 @@ void ServerCore::take_cancel(int worker, std::span<const std::byte> payload) {
     const std::uint64_t seq = state.standing.sessions << kSessionShift | cancel->seq;
     for (ServerFragment* fragment : state.live) {
       if (fragment->seq != seq || fragment->responded) continue;
-      if (fragment->in_place ? !fragment->kept : fragment->answering) continue;
+      if (fragment->answering && !state.in_place) continue;  // puts are under way; in place there are none
       fragment->muted = true;
       muted.push_back(fragment->ticket);
     }

@@ -87,7 +87,10 @@ void ServerCore::offer(ServerFragment& to, std::size_t number, const ServerFragm
 std::optional<Release> ServerCore::let_go_of_hold(ServerFragment& from) noexcept {
   if (--from.holds > 0 || !std::exchange(from.retained, false)) return std::nullopt;
   let_go_of_slots(from);
-  return Release{.ticket = from.ticket};
+  const WorkerState& state = workers_[static_cast<std::size_t>(from.worker)];
+  // A later Worker has tickets of its own.
+  if (state.epoch == 0 || state.standing.sessions != from.seq >> kSessionShift) return std::nullopt;
+  return Release{.head = {.kind = Kind::release, .epoch = state.epoch}, .ticket = from.ticket};
 }
 
 /// The worker reads nothing of what was offered for this fragment any more.
@@ -242,42 +245,18 @@ void ServerCore::set_failure(ServerFragment& fragment, const Error& error) {
 
 void ServerCore::respond(ServerFragment& fragment) {
   bool silent = false;
-  {
-    const std::lock_guard lock(mutex_);
-    const WorkerState& state = workers_[static_cast<std::size_t>(fragment.worker)];
-    silent = fragment.cancelled || state.standing.gone || state.epoch == 0 ||
-             state.standing.sessions != fragment.seq >> kSessionShift;
-  }
-  if (silent) end_offers(fragment);  // it hears of none
-  {
-    const std::lock_guard lock(mutex_);
-    const WorkerState& state = workers_[static_cast<std::size_t>(fragment.worker)];
-    fragment.retained = fragment.holds > 0;
-    if (!fragment.retained) let_go_of_slots(fragment);
-    Response response{.head = {.kind = Kind::response,
-                               .flags = static_cast<std::uint8_t>((fragment.retained ? Response::kRetained : 0) |
-                                                                  (fragment.offers.empty() ? 0 : Response::kFetch)),
-                               .epoch = state.epoch},
-                      .ticket = fragment.ticket,
-                      .received_ns = fragment.received_ns,
-                      .processed_ns = fragment.processed_ns,
-                      .responded_ns = fragment.responded_ns};
-    if (fragment.failure) {
-      const Error& error = *fragment.failure;
-      response.code = static_cast<std::int32_t>(error.code);
-      response.peer = error.peer;
-      const auto words = std::string_view(error.message).substr(0, fabric_.max_message() - sizeof response);
-      fragment.reply.resize(sizeof response + words.size());
-      std::memcpy(fragment.reply.data() + sizeof response, words.data(), words.size());
+  while (true) {
+    {
+      const std::lock_guard lock(mutex_);
+      const WorkerState& state = workers_[static_cast<std::size_t>(fragment.worker)];
+      silent = fragment.cancelled || state.standing.gone || state.epoch == 0 ||
+               state.standing.sessions != fragment.seq >> kSessionShift;
+      if (!silent || fragment.offers.empty()) {
+        make_response(fragment, state, silent);
+        break;
+      }
     }
-    response.posted_ns = monotonic_ns();
-    if (response.responded_ns == 0) response.responded_ns = response.posted_ns;
-    std::memcpy(fragment.reply.data(), &response, sizeof response);
-    if (!silent) {
-      fragment.response.open = true;
-      fragment.response.arm(1);  // it does not end before this function lets it
-      open_posts_.fetch_add(1, std::memory_order_relaxed);
-    }
+    end_offers(fragment);  // it hears of none
   }
   if (!silent) {
     const auto request = fabric::WorkRequest::send(worker_port_, fragment.reply, &fragment.response).fenced();
@@ -289,6 +268,36 @@ void ServerCore::respond(ServerFragment& fragment) {
     recycle_if_over(fragment);
   }
   if (!silent) fragment.response.finish(1, {});
+}
+
+/// With the lock.
+void ServerCore::make_response(ServerFragment& fragment, const WorkerState& state, bool silent) {
+  fragment.retained = fragment.holds > 0;
+  if (!fragment.retained) let_go_of_slots(fragment);
+  Response response{.head = {.kind = Kind::response,
+                             .flags = static_cast<std::uint8_t>((fragment.retained ? Response::kRetained : 0) |
+                                                                (fragment.offers.empty() ? 0 : Response::kFetch)),
+                             .epoch = state.epoch},
+                    .ticket = fragment.ticket,
+                    .received_ns = fragment.received_ns,
+                    .processed_ns = fragment.processed_ns,
+                    .responded_ns = fragment.responded_ns};
+  if (fragment.failure) {
+    const Error& error = *fragment.failure;
+    response.code = static_cast<std::int32_t>(error.code);
+    response.peer = error.peer;
+    const auto words = std::string_view(error.message).substr(0, fabric_.max_message() - sizeof response);
+    fragment.reply.resize(sizeof response + words.size());
+    std::memcpy(fragment.reply.data() + sizeof response, words.data(), words.size());
+  }
+  response.posted_ns = monotonic_ns();
+  if (response.responded_ns == 0) response.responded_ns = response.posted_ns;
+  std::memcpy(fragment.reply.data(), &response, sizeof response);
+  if (!silent) {
+    fragment.response.open = true;
+    fragment.response.arm(1);  // it does not end before this function lets it
+    open_posts_.fetch_add(1, std::memory_order_relaxed);
+  }
 }
 
 void ServerCore::break_all(const Error& error) noexcept {

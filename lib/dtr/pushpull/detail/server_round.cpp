@@ -60,7 +60,7 @@ Result<void> ServerCore::take_round(int worker, std::span<const std::byte> paylo
   if (!round) return malformed("a round is malformed");
   std::optional<Muted> muted;
   std::optional<Rebind> rebind;
-  ServerFragment* in_place = nullptr;
+  bool in_place = false;
   {
     const std::lock_guard lock(mutex_);
     WorkerState& state = workers_[static_cast<std::size_t>(worker)];
@@ -87,16 +87,11 @@ Result<void> ServerCore::take_round(int worker, std::span<const std::byte> paylo
       if (state.landings.contains(push.entry.key)) rebind = Rebind{.key = push.entry.key};
     }
     if (fragment.muted && !fragment.cancelled) muted = Muted{.ticket = fragment.ticket};
-    if (fragment.in_place) in_place = &fragment;
+    in_place = fragment.in_place;
     complete(fragment);
     fragment.expires_ns = expiry(fragment.received_ns, round->patience_ns);
   }
-  if (muted && in_place != nullptr) {  // cancelled before it came
-    keep_pushes(worker, round->seq);
-    const std::lock_guard lock(mutex_);
-    in_place->muted = in_place->kept;
-    if (!in_place->kept) muted.reset();
-  }
+  if (muted && in_place) keep_pushes(worker, round->seq);  // cancelled before it came
   if (muted) tell(worker, *muted);
   if (rebind) tell(worker, *rebind);
   return {};

@@ -398,8 +398,9 @@ Result<void> WorkerCore::force_quiet(WorkerRound& round, const Deadline& deadlin
   }
   const auto all_posted = [&]() noexcept {
     const std::lock_guard lock(mutex_);
-    return std::none_of(open.begin(), open.end(),
-                        [](const WorkerFragment* one) { return one->posted_open || one->fetch.open; });
+    return std::none_of(open.begin(), open.end(), [](const WorkerFragment* one) {
+      return one->posted_open || one->fetch.open || (one->link->in_place && one->answer_open);
+    });
   };
   if (fabric_.progress().wait(all_posted, deadline) != Errc::ok) {
     return fail(Errc::busy, "data of the round, or of another one with its tensors, is still on its way", kQuiesce);

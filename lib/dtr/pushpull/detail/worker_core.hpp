@@ -71,6 +71,7 @@ class WorkerCore final : public fabric::PortHandler {
   static Result<void> check_size(KeyInfo& info, std::uint64_t key, std::uint64_t bytes, bool pull, std::uint64_t call);
   Result<void> check_overlaps();
   Result<void> locate(Item& item);
+  void make_room(WorkerRound& oldest);
   Result<WorkerRound*> claim_round();
   Result<void> plan_round(WorkerRound& round);
   void use_keys(WorkerRound& round, const Item& item);

@@ -16,6 +16,7 @@ constexpr const char* kOperation = "push_pull";
 /// sides a wake-up, so only tensors that are cut anyway go in small portions.
 constexpr std::uint64_t kFragmentData = 8 << 20;
 constexpr std::uint64_t kFragmentDataOfParts = 1 << 20;
+constexpr auto kReleaseBound = std::chrono::seconds(2);
 constexpr std::uint64_t kSmallestPart = 64 << 10;  ///< to give every server a part
 
 std::string key_text(std::uint64_t key) { return "key " + std::to_string(key); }
@@ -194,6 +195,16 @@ Result<void> WorkerCore::locate(Item& item) {
   return {};
 }
 
+/// Its place is wanted. It may be over here while others still read its sum in this worker's slots.
+void WorkerCore::make_room(WorkerRound& oldest) {
+  expire(oldest);
+  const auto free = [&]() noexcept {
+    const std::lock_guard lock(mutex_);
+    return oldest.open > 0 || oldest.unreleased == 0;
+  };
+  if (!free()) static_cast<void>(fabric_.progress().wait(free, kReleaseBound));
+}
+
 Result<WorkerRound*> WorkerCore::claim_round() {
   WorkerRound& round = rounds_[next_round_ % rounds_.size()];
   if (round.open > 0 || round.unreleased > 0) {
@@ -223,7 +234,7 @@ Result<RoundHandle> WorkerCore::start_round(const Deadline& deadline) {
     }
   }
   if (auto good = check_overlaps(); !good) return dtr::fail(std::move(good.error()));
-  if (WorkerRound& oldest = rounds_[next_round_ % rounds_.size()]; oldest.number != 0) expire(oldest);
+  if (WorkerRound& oldest = rounds_[next_round_ % rounds_.size()]; oldest.number != 0) make_room(oldest);
   const auto let_go = [&] {
     for (const Item& item : items_) {
       item.push_place.release();
@@ -310,16 +321,29 @@ void WorkerCore::plan(WorkerRound& round, const Item& item) {
     if (item.pull_part != 0) plan_pull(round, *item.pull_from, item, 0, item.pull.bytes);
     return;
   }
-  const std::uint64_t longest = std::max(item.push.bytes, item.pull.bytes);
-  const std::uint64_t step = part_bytes(longest);
-  for (std::uint64_t offset = 0, part = 0; offset < longest; offset += step, ++part) {
-    if (item.push_part != 0 && offset < item.push.bytes) {
-      plan_push(round, home(item.push_key, part), item, offset, std::min(step, item.push.bytes - offset));
+  const auto each_part = [&](std::uint64_t bytes, auto&& action) {
+    const std::uint64_t step = part_bytes(bytes);
+    for (std::uint64_t offset = 0, part = 0; offset < bytes; offset += step, ++part) {
+      action(part, offset, std::min(step, bytes - offset));
     }
-    if (item.pull_part != 0 && offset < item.pull.bytes) {
-      plan_pull(round, home(item.pull_key, part), item, offset, std::min(step, item.pull.bytes - offset));
-    }
+  };
+  const auto push = [&](std::uint64_t part, std::uint64_t offset, std::uint64_t bytes) {
+    plan_push(round, home(item.push_key, part), item, offset, bytes);
+  };
+  const auto pull = [&](std::uint64_t part, std::uint64_t offset, std::uint64_t bytes) {
+    plan_pull(round, home(item.pull_key, part), item, offset, bytes);
+  };
+  const bool pushes = item.push_part != 0;
+  const bool pulls = item.pull_part != 0;
+  // How a tensor is cut depends on nothing but its own size: others may pair it with another one.
+  if (pushes && pulls && item.push.bytes == item.pull.bytes) {  // part by part, so that each is answered early
+    return each_part(item.push.bytes, [&](std::uint64_t part, std::uint64_t offset, std::uint64_t bytes) {
+      push(part, offset, bytes);
+      pull(part, offset, bytes);
+    });
   }
+  if (pushes) each_part(item.push.bytes, push);
+  if (pulls) each_part(item.pull.bytes, pull);
 }
 
 /// Told to the server, so that it does not take half of a part for the whole: the halves may be in two messages.
@@ -354,7 +378,9 @@ void WorkerCore::plan_push(WorkerRound& round, Link& link, const Item& item, std
     ++piece.binding->users;
     const bool apart = item.pull_part == 0 || item.push.data + item.push.bytes <= item.pull.data ||
                        item.pull.data + item.pull.bytes <= item.push.data;
-    piece.may_stay = apart || item.push.data == item.pull.data;
+    const bool own_answer = item.push.data == item.pull.data && item.push.bytes == item.pull.bytes &&
+                            item.push_key == item.pull_key && options_.route == Route::partition;
+    piece.may_stay = apart || own_answer;
   }
   ++round.part_open[item.push_part - 1];
   pushed_bytes_.add(bytes);
@@ -410,6 +436,7 @@ WorkerFragment& WorkerCore::fragment_for(WorkerRound& round, Link& link, std::si
     fragment->ticket += std::uint64_t{1} << 32;  // whoever names the old one means nobody
     fragment->reset();
     fragment->fetch.reset();
+    fragment->fetch.posting = nullptr;
   }
   fragment->round = &round;
   fragment->link = &link;

@@ -167,7 +167,12 @@ void WorkerCore::take_response(Link& link, std::span<const std::byte> payload, O
   const auto response = front<Response>(payload);
   if (!response) return;
   WorkerFragment* const fragment = fragment_of(link, response->ticket);
-  if (fragment == nullptr) return;
+  if (fragment == nullptr) {
+    if ((response->head.flags & Response::kFetch) != 0) {
+      out.add(link.peer, Fetched{.head = {.kind = Kind::fetched, .epoch = epoch_}, .ticket = response->ticket});
+    }
+    return;
+  }
   if ((response->head.flags & Response::kRetained) == 0) {
     release_slots(*fragment);
     give_back_unwanted(*fragment, out);
@@ -375,7 +380,9 @@ void WorkerCore::fail_link(Link& link, Error error, bool fenced) noexcept {
         fail_round(*fragment.round, copy_of(*link.error));
         const bool writes = std::any_of(fragment.pulls.begin(), fragment.pulls.end(),
                                         [](const PullPiece& piece) { return piece.entry.region != kInlined; });
-        fragment.answer_open = fragment.answer_open && writes;
+        const bool reads = std::any_of(fragment.pushes.begin(), fragment.pushes.end(),
+                                       [](const PushPiece& piece) { return piece.entry.slot == kInPlace; });
+        fragment.answer_open = fragment.answer_open && (writes || reads);
       }
       release_slots(fragment);
       maybe_end(fragment);
