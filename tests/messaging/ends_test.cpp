@@ -264,6 +264,75 @@ TEST_P(MessageEndTest, ASendToItsOwnRankIsToldToAThreadThatWaitsForIt) {
   });
 }
 
+TEST(PutTest, WithoutMemoryForItsCopyEndsItsMessageOnBothSidesAndTheNextComesWhole) {
+  const Job job{.transport = "tcp",
+                .workers = 2,
+                .servers = 0,
+                .config = {{"memory.pool_bytes", "4194304"}, {"memory.pool_max_bytes", "4194304"}}};
+  run(job, [](Runtime& rt) {
+    Messenger messenger(rt);
+    const bool sends = rt.rank() == 0;
+    std::vector<Buffer> held;
+    for (std::size_t bytes = sends ? 1 << 20 : 0; bytes >= 4096;) {
+      auto more = rt.allocate(bytes);
+      if (more) {
+        held.push_back(std::move(*more));
+      } else {
+        bytes /= 2;
+      }
+    }
+    Bytes data = sends ? data_of(300000) : Bytes(300000);
+    const auto begin = [&] {
+      return value_or_throw(sends ? messenger.send(1, kTag, data, soon()) : messenger.recv(0, kTag, data, soon()));
+    };
+    const auto outcome = messenger.wait(begin());
+    ASSERT_FALSE(outcome);
+    EXPECT_EQ(outcome.error().code, sends ? Errc::resource_exhausted : Errc::cancelled) << outcome.error().to_string();
+    held.clear();
+    for (int i = 0; i < 20; ++i) {
+      const auto next = messenger.wait(begin());
+      ASSERT_TRUE(next) << i << ": " << next.error().to_string();
+      EXPECT_TRUE(data == data_of(300000));
+    }
+    meet_all(rt, "end");
+  });
+}
+
+/// Its send has ended well, for the message was copied: only what follows can tell.
+TEST(PutTest, ThatFailsLaterBreaksThePairAndNothingGoesOnSilently) {
+  run({.transport = "tcp", .workers = 2, .servers = 0}, [](Runtime& rt) {
+    const auto port = value_or_throw(rt.service_port("messaging"));
+    if (rt.rank() == 1) {
+      auto slots = value_or_throw(rt.allocate(65536));
+      messaging::Take take{.head = {.kind = messaging::Kind::take},
+                           .id = std::uint64_t{1} << 32,  // the first operation of a Messenger
+                           .bytes = 60000,
+                           .key = slots.region()->key(),
+                           .slots = 1,
+                           .slot_bytes = 65536,
+                           .piece = 65536};
+      take.key.secret ^= 0x5555;  // it is not that of the slots
+      meet_all(rt, "offered");
+      const auto request = fabric::WorkRequest::send(port, std::as_bytes(std::span(&take, 1)), nullptr);
+      rt.fabric().submit(0, {&request, 1}, soon());
+      const Deadline patience(scaled(20s));
+      while (rt.fabric().peer_state(0) == Errc::ok && !patience.passed()) std::this_thread::sleep_for(1ms);
+      return;
+    }
+    Messenger messenger(rt);
+    const Bytes out = data_of(60000);
+    Bytes in(10);
+    const auto sent = value_or_throw(messenger.send(1, kTag, out, soon()));
+    const auto received = value_or_throw(messenger.recv(1, kTag, in, soon()));
+    meet_all(rt, "offered");
+    DTR_EXPECT_OK(messenger.wait(sent));
+    const auto outcome = messenger.wait(received);
+    ASSERT_FALSE(outcome);
+    EXPECT_NE(outcome.error().code, Errc::timed_out) << outcome.error().to_string();
+    EXPECT_FALSE(messenger.send(1, kTag, out, soon()));
+  });
+}
+
 TEST(PutTest, ThatWasCancelledHalfWayIsOverButNotAtRest) {
   fabric::Completion put;
   EXPECT_TRUE(messaging::at_rest(put)) << "never armed";

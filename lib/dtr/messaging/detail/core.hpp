@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "dtr/base/fork_guard.hpp"
@@ -87,8 +88,8 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     bool blocked = false;  ///< nothing goes now for want of something that no message tells of
     // Where puts read user memory later than at once, they read a copy.
     Buffer copies{};
-    std::unique_ptr<fabric::Completion[]> puts{};  ///< one for each copy
-    std::uint32_t copied = 0;                      ///< how many there are
+    std::unique_ptr<fabric::Completion[]> puts{};  ///< one for each slot
+    std::uint32_t put_count = 0;
   };
 
   /// Our slots for what a peer sends.
@@ -194,6 +195,12 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
                                          std::uint32_t bytes) noexcept;
   [[nodiscard]] bool put_is_immediate(Peer& peer) noexcept;
   static void drop_copies(TheirSlots& theirs) noexcept;
+  /// A peer that will never get a piece that was counted, and why.
+  struct Broken {
+    fabric::PeerId peer = 0;
+    Errc code = Errc::ok;
+  };
+  [[nodiscard]] std::optional<Broken> first_broken() const noexcept;
   [[nodiscard]] Result<void> open_slots(Peer& peer);
   void empty_slots(Lock& lock, Peer& peer);
 

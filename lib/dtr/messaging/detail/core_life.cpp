@@ -111,7 +111,7 @@ void Messenger::Core::part() noexcept {
   };
   for (Operation* zombie : zombies_) end_request(zombie->peer, zombie->completion);
   for (const auto& each : peers_) {
-    for (std::uint32_t i = 0; each != nullptr && each->theirs.puts != nullptr && i < each->theirs.copied; ++i) {
+    for (std::uint32_t i = 0; each != nullptr && each->theirs.puts != nullptr && i < each->theirs.put_count; ++i) {
       end_request(each->id, each->theirs.puts[i]);
     }
   }

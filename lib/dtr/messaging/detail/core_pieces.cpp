@@ -104,7 +104,11 @@ int Messenger::Core::fill(Lock& lock, Peer& peer) {
     }
     ++filled;
     if (peer.takes.empty()) break;  // forgotten meanwhile
-    if (!put.ok() && send != nullptr && send->stage != Stage::ended) end(*send, put.code, {});
+    if (!put.ok()) {
+      // Nothing has gone with this number, which the peer waits for.
+      if (send != nullptr && send->stage != Stage::ended) end(*send, put.code, {});
+      static_cast<void>(put_piece(lock, peer, nullptr, 0, 0));
+    }
     ++theirs.filled;
     peer.takes.front().moved += bytes;
     const bool last = send == nullptr || !put.ok() || message.moved + bytes == message.bytes;
@@ -123,14 +127,16 @@ bool Messenger::Core::put_is_immediate(Peer& peer) noexcept {
 
 /// A piece of `send` into the next slot; null: the word that no more comes. `again`: not now.
 fabric::Status Messenger::Core::put_piece(Lock& lock, Peer& peer, Operation* send, std::uint64_t offset,
-                                          std::uint32_t bytes) noexcept {
+                                          std::uint32_t bytes) noexcept try {
   TheirSlots& theirs = peer.theirs;
   const auto number = static_cast<std::uint32_t>(theirs.filled) & PieceWord::kNumbers;
   const auto slot = static_cast<std::uint32_t>(theirs.filled % theirs.count);
   const fabric::WorkRequest::RemoteRange to{theirs.region, theirs.offset + std::uint64_t{slot} * theirs.bytes};
   const Deadline deadline(std::chrono::hours(24));
+  fabric::Completion& done = theirs.puts[slot];
+  if (!done.done() || !done.status().ok()) return {.code = Errc::again};  // failed: progress() sees to it
   if (send == nullptr) {
-    const auto stop = fabric::WorkRequest::notify(port_, number | PieceWord::kStop, nullptr);
+    const auto stop = fabric::WorkRequest::notify(port_, number | PieceWord::kStop, &done);
     fabric_.submit(peer.id, {&stop, 1}, deadline);
     return {};
   }
@@ -150,13 +156,8 @@ fabric::Status Messenger::Core::put_piece(Lock& lock, Peer& peer, Operation* sen
   if (!theirs.copies) {
     auto copies = runtime_.allocate(std::size_t{theirs.count} * theirs.bytes);
     if (!copies) return {.code = copies.error().code};
-    theirs.puts = std::make_unique<fabric::Completion[]>(theirs.count);
-    theirs.copied = theirs.count;
     theirs.copies = std::move(*copies);
   }
-  fabric::Completion& done = theirs.puts[slot];
-  if (!done.done()) return {.code = Errc::again};
-  if (const fabric::Status last = done.status(); !last.ok()) return last;
   std::byte* const copy = theirs.copies.data() + std::size_t{slot} * theirs.bytes;
   ++send->pins;
   lock.unlock();
@@ -169,17 +170,31 @@ fabric::Status Messenger::Core::put_piece(Lock& lock, Peer& peer, Operation* sen
       &done);
   fabric_.submit(peer.id, {&put, 1}, deadline);
   return {};
+} catch (const std::exception&) {  // no memory; thrown before anything has begun
+  return {.code = Errc::resource_exhausted};
 }
 
 /// The fabric may still read them: then they are nobody else's until the Runtime ends.
 void Messenger::Core::drop_copies(TheirSlots& theirs) noexcept {
   const auto all = [&](auto what) {
-    return theirs.puts == nullptr || std::all_of(theirs.puts.get(), theirs.puts.get() + theirs.copied, what);
+    return theirs.puts == nullptr || std::all_of(theirs.puts.get(), theirs.puts.get() + theirs.put_count, what);
   };
   if (!all(at_rest)) theirs.copies.abandon();
   if (!all([](const fabric::Completion& put) { return put.done(); })) static_cast<void>(theirs.puts.release());
   theirs.copies.reset();
   theirs.puts.reset();
+}
+
+/// Whose sends have ended already: they were copied, and nobody else is told.
+std::optional<Messenger::Core::Broken> Messenger::Core::first_broken() const noexcept {
+  for (const auto& each : peers_) {
+    if (each == nullptr || each->theirs.region == nullptr || fabric_.peer_state(each->id) != Errc::ok) continue;
+    for (std::uint32_t i = 0; i < each->theirs.put_count; ++i) {
+      const fabric::Status status = each->theirs.puts[i].status();
+      if (!status.ok()) return Broken{.peer = each->id, .code = status.code};
+    }
+  }
+  return std::nullopt;
 }
 
 int Messenger::Core::progress(int /*budget*/) noexcept {
@@ -203,7 +218,10 @@ int Messenger::Core::progress(int /*budget*/) noexcept {
       const auto now = Deadline::Clock::now();
       if (now >= earliest_) end_expired(now);
     }
+    const auto broken = look_at_clock && !closing_ ? first_broken() : std::nullopt;
     handled += std::exchange(ended_now_, 0);
+    lock.unlock();
+    if (broken) fabric_.declare_down(broken->peer, broken->code, "a piece of a message to it is lost");
   } catch (const std::exception& e) {
     DTR_LOG_ERROR("messages: ", e.what());
   }

@@ -255,6 +255,8 @@ bool Messenger::Core::take_take(Peer& peer, std::span<const std::byte> message) 
     auto region = fabric_.import(peer.id, take->key);
     if (!region) return false;
     drop_copies(theirs);
+    theirs.puts = std::make_unique<fabric::Completion[]>(take->slots);
+    theirs.put_count = take->slots;
     theirs.region = *region;
     theirs.key = take->key;
     theirs.offset = take->offset;

@@ -29,7 +29,7 @@ void Messenger::Core::tell(Peer& to, const void* message, std::size_t bytes, fab
 
 /// Past the queue of what waits for room, for it has a number; without a Completion, for it is over at once. False: it
 /// has not gone.
-bool Messenger::Core::post_now(Peer& to, std::span<const std::byte> packet) noexcept {
+bool Messenger::Core::post_now(Peer& to, std::span<const std::byte> packet) noexcept try {
   if (to.channel == nullptr) {
     auto channel = fabric_.channel(to.id);
     if (!channel) return false;
@@ -39,6 +39,8 @@ bool Messenger::Core::post_now(Peer& to, std::span<const std::byte> packet) noex
   const auto request = fabric::WorkRequest::send(port_, packet, nullptr);
   const fabric::PostResult posted = to.channel->post({&request, 1}, never());
   return posted.accepted == 1;
+} catch (const std::exception&) {  // no memory for a channel
+  return false;
 }
 
 bool Messenger::Core::transmit(Peer& to, Operation& send) noexcept {
