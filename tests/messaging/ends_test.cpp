@@ -511,6 +511,69 @@ std::vector<Nonsense> all_nonsense() {
   };
 }
 
+/// What one rank says to another is bounded, however often it begins anew.
+TEST(MessageBoundTest, ARankWhoseMessengersEndAgainAndAgainWithMessagesThatNobodyTookIsShutOut) {
+  run({.transport = "tcp", .workers = 2, .servers = 0}, [](Runtime& rt) {
+    const auto port = value_or_throw(rt.service_port("messaging"));
+    if (rt.rank() == 1) {
+      const Deadline patience(scaled(30s));
+      const auto shut_out = [&] { return rt.fabric().peer_state(0) != Errc::ok || patience.passed(); };
+      int goodbyes = 0;
+      for (; goodbyes < 40 && !shut_out(); ++goodbyes) {
+        for (std::uint32_t i = 0; i < 250; ++i) {
+          Bytes message = bytes_of(messaging::Eager{.head = {.kind = Kind::eager, .sequence = i}, .tag = 1});
+          message.resize(4000);
+          const auto request = fabric::WorkRequest::send(port, message, nullptr);
+          rt.fabric().submit(0, {&request, 1}, soon());
+        }
+        fabric::Completion said;
+        const auto head = bytes_of(messaging::Head{.kind = Kind::bye});
+        const auto bye = fabric::WorkRequest::send(port, head, &said).fenced();
+        rt.fabric().submit(0, {&bye, 1}, soon());
+        static_cast<void>(rt.fabric().progress().wait([&]() noexcept { return said.done(); }, scaled(60s)));
+      }
+      while (!shut_out()) std::this_thread::sleep_for(1ms);
+      EXPECT_NE(rt.fabric().peer_state(0), Errc::ok) << "not shut out";
+      EXPECT_GE(goodbyes, 16) << "so much is kept";
+      return;
+    }
+    Messenger messenger(rt);
+    const Deadline patience(scaled(60s));
+    while (rt.fabric().peer_state(1) == Errc::ok && !patience.passed()) std::this_thread::sleep_for(1ms);
+    EXPECT_EQ(rt.fabric().peer_state(1), Errc::protocol_error);
+  });
+}
+
+TEST(MessageBoundTest, WhoAsksForMoreThanWasOfferedIsShutOut) {
+  run({.transport = "tcp", .workers = 2, .servers = 0}, [](Runtime& rt) {
+    const auto port = value_or_throw(rt.service_port("messaging"));
+    if (rt.rank() == 1) {
+      auto slots = value_or_throw(rt.allocate(65536));
+      const messaging::Take take{.head = {.kind = Kind::take},
+                                 .id = 77,
+                                 .bytes = 60000,
+                                 .key = slots.region()->key(),
+                                 .slots = 1,
+                                 .slot_bytes = 65536,
+                                 .piece = 65536};
+      const auto request = fabric::WorkRequest::send(port, std::as_bytes(std::span(&take, 1)), nullptr);
+      rt.fabric().submit(0, {&request, 1}, soon());
+      const Deadline patience(scaled(30s));
+      while (rt.fabric().peer_state(0) == Errc::ok && !patience.passed()) std::this_thread::sleep_for(1ms);
+      EXPECT_NE(rt.fabric().peer_state(0), Errc::ok) << "not shut out";
+      return;
+    }
+    Messenger messenger(rt);
+    Bytes data(10);
+    const auto received = messenger.recv(1, 2, data, scaled(60s));
+    if (received) {
+      EXPECT_EQ(messenger.wait(*received).error().code, Errc::protocol_error);
+    } else {
+      EXPECT_EQ(received.error().code, Errc::protocol_error);
+    }
+  });
+}
+
 class MalformedMessageTest : public ::testing::TestWithParam<Nonsense> {};
 
 INSTANTIATE_TEST_SUITE_P(Messages, MalformedMessageTest, ::testing::ValuesIn(all_nonsense()),

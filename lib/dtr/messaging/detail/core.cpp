@@ -140,6 +140,7 @@ bool Messenger::Core::try_receive(Lock& lock, Operation& recv) {
     return true;
   }
   source->held -= message.cost;
+  source->left -= message.left;
   deliver(recv, *source, message.tag, message.payload, message.cost);
   return true;
 }

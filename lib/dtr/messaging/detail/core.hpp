@@ -55,6 +55,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     std::uint64_t bytes = 0;
     std::uint64_t offer = 0;  ///< the sender's operation; 0 = eager
     std::uint64_t cost = 0;   ///< eager: of the room that its sender has here
+    std::uint64_t left = 0;   ///< the same, of a sender that has ended since
     std::vector<std::byte> payload{};
   };
 
@@ -117,7 +118,9 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     std::uint32_t next_out = 0;
     std::uint64_t spent = 0;  ///< of its room for eager messages
     std::uint64_t freed = 0;
-    std::uint32_t offers = 0;  ///< that it has not answered
+    std::uint32_t offers = 0;   ///< that it has not answered
+    std::uint64_t offered = 0;  ///< ever
+    std::uint64_t asked = 0;    ///< its takes: one for each offer at most
     messaging::OperationList waiting{};
     bool has_room = false;         ///< what waits may go on the next look
     std::deque<Outgoing> takes{};  ///< by number
@@ -129,6 +132,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     std::map<std::uint32_t, std::vector<std::byte>> early{};  ///< messages that have overtaken others
     std::deque<Unexpected> unexpected{};
     std::uint64_t held = 0;  ///< cost of the eager ones
+    std::uint64_t left = 0;  ///< of those of its former Messengers
     std::uint32_t offers_held = 0;
     std::uint64_t received = 0;  ///< cost of eager messages that somebody has
     std::uint64_t told = 0;      ///< of these
@@ -205,7 +209,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   void empty_slots(Lock& lock, Peer& peer);
 
   // core_end.cpp: with the lock
-  void take_bye(Peer& peer);
+  [[nodiscard]] bool take_bye(Peer& peer);
   void finish(Operation& operation) noexcept;
   /// It has failed: takes it out of where it waits, and tells the peer if that has to know.
   void end(Operation& operation, Errc code, std::string_view words) noexcept;

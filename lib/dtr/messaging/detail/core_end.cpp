@@ -1,5 +1,6 @@
 // How operations end, other than by their messages.
 #include <algorithm>
+#include <utility>
 
 #include "dtr/messaging/detail/core.hpp"
 #include "dtr/messaging/detail/limits.hpp"
@@ -117,6 +118,7 @@ void Messenger::Core::forget(Peer& peer, Errc code, std::string_view words, bool
   peer.next_out = 0;
   peer.spent = peer.freed = 0;
   peer.offers = 0;
+  peer.offered = peer.asked = 0;
   peer.takes.clear();
   peer.next_take = 0;
   peer.theirs.region = nullptr;
@@ -126,7 +128,8 @@ void Messenger::Core::forget(Peer& peer, Errc code, std::string_view words, bool
   peer.next_in = 0;
   peer.early.clear();
   std::erase_if(peer.unexpected, [](const Unexpected& one) { return one.offer != 0; });
-  for (Unexpected& kept : peer.unexpected) kept.cost = 0;
+  for (Unexpected& kept : peer.unexpected) kept.left += std::exchange(kept.cost, 0);
+  peer.left += peer.held;
   peer.offers_held = 0;
   peer.held = peer.received = peer.told = 0;
   peer.ours.schedule.clear();
@@ -136,7 +139,8 @@ void Messenger::Core::forget(Peer& peer, Errc code, std::string_view words, bool
   peer.ours.arrived.clear();
 }
 
-void Messenger::Core::take_bye(Peer& peer) {
+bool Messenger::Core::take_bye(Peer& peer) {
+  if (peer.left + peer.held > kLeft) return false;
   if (closing_) {
     peer.parted = true;
   } else {
@@ -145,6 +149,7 @@ void Messenger::Core::take_bye(Peer& peer) {
   const Head seen{.kind = Kind::bye_seen};
   tell(peer, &seen, sizeof seen, nullptr, true);
   peer.met = false;  // what comes next is of another Messenger
+  return true;
 }
 
 void Messenger::Core::on_peer_down(fabric::PeerId id, const Error& error) noexcept {

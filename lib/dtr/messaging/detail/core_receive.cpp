@@ -51,8 +51,7 @@ bool Messenger::Core::handle(Lock& lock, Peer& peer, std::span<const std::byte> 
       return take_credit(peer, message);
     case Kind::bye:
       if (message.size() != sizeof(Head)) return false;
-      take_bye(peer);
-      return true;
+      return take_bye(peer);
     case Kind::bye_seen:
       if (peer.said_bye) peer.parted = true;
       return message.size() == sizeof(Head);
@@ -250,6 +249,8 @@ bool Messenger::Core::take_take(Peer& peer, std::span<const std::byte> message) 
   }
   const std::uint64_t room = std::uint64_t{take->slots} * take->slot_bytes;
   if (take->offset > take->key.length || room > take->key.length - take->offset) return false;
+  if (peer.asked == peer.offered) return false;
+  ++peer.asked;
   TheirSlots& theirs = peer.theirs;
   if (theirs.region == nullptr) {
     auto region = fabric_.import(peer.id, take->key);

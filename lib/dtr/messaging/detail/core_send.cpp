@@ -63,6 +63,7 @@ bool Messenger::Core::transmit(Peer& to, Operation& send) noexcept {
   }
   if (to.offers >= kOffers) return false;
   ++to.offers;
+  ++to.offered;
   const Offer offer{.head = {.kind = Kind::offer, .sequence = to.next_out++},
                     .tag = send.tag,
                     .bytes = send.bytes,

@@ -12,6 +12,8 @@ namespace messaging {
 
 /// Eager messages that a receiver keeps from one sender, in bytes of cost_of(). The same in every Messenger.
 inline constexpr std::uint64_t kRoom = 1 << 20;
+/// The same of Messengers of that rank which have ended.
+inline constexpr std::uint64_t kLeft = 16 * kRoom;
 /// Offers of one sender that nobody has asked for yet.
 inline constexpr std::uint32_t kOffers = 1024;
 /// Messages that may be known before one that was sent earlier.
