@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <memory>
 #include <utility>
 
 #include "dtr/base/bytes.hpp"
@@ -18,6 +20,25 @@ constexpr std::uint64_t kLongestMessage = 1ULL << 30;
 constexpr auto kOutcomeGrace = std::chrono::milliseconds(200);
 /// Who leaves early mostly does so because of somebody's death, of which the word may take another way.
 constexpr auto kCauseGrace = std::chrono::seconds(1);
+
+/// A rank without a progress thread may compute for long after a meeting: what it passes on has left by then.
+constexpr auto kPassOnBound = std::chrono::seconds(2);
+
+/// Lives until its message has left, whatever becomes of the Control.
+struct Sending : fabric::Completion {
+  explicit Sending(std::shared_ptr<std::atomic<std::uint32_t>> open)
+      : Completion(&Sending::over), open_(std::move(open)) {
+    open_->fetch_add(1, std::memory_order_relaxed);
+  }
+
+ private:
+  static void over(fabric::Completion& completion) noexcept {
+    const std::unique_ptr<Sending> self(static_cast<Sending*>(&completion));
+    self->open_->fetch_sub(1, std::memory_order_release);
+  }
+
+  std::shared_ptr<std::atomic<std::uint32_t>> open_;
+};
 
 std::string list_ranks(const std::vector<int>& ranks) {
   constexpr std::size_t kShown = 16;
@@ -45,7 +66,8 @@ void Runtime::Control::send(fabric::PeerId to, std::span<const std::byte> messag
     Bytes packet = out.take();
     packet.insert(packet.end(), message.begin() + static_cast<std::ptrdiff_t>(offset),
                   message.begin() + static_cast<std::ptrdiff_t>(offset + bytes));
-    const fabric::WorkRequest request = fabric::WorkRequest::send(kPort, packet, nullptr);
+    fabric::Completion* const sent = std::make_unique<Sending>(sending_).release();  // ends exactly once
+    const fabric::WorkRequest request = fabric::WorkRequest::send(kPort, packet, sent);
     fabric_.submit(to, std::span(&request, 1), deadline);
     offset += bytes;
   } while (offset < message.size());
@@ -246,7 +268,12 @@ Result<std::vector<Bytes>> Runtime::Control::allgather(std::string_view topic, s
     // It may have come before it went, with the outcome still on its way.
     outcome = fabric_.progress().wait(arrived, std::min<Deadline::Clock::duration>(deadline.left(), kOutcomeGrace));
   }
-  if (all) return std::move(*all);
+  if (all) {
+    const auto passed_on = [this]() noexcept { return sending_->load(std::memory_order_acquire) == 0; };
+    const auto bound = std::min<Deadline::Clock::duration>(deadline.left(), kPassOnBound);
+    if (!passed_on()) static_cast<void>(fabric_.progress().wait(passed_on, bound));
+    return std::move(*all);
+  }
   {
     const std::lock_guard lock(mutex_);
     if (outcomes_.erase(meeting) == 0) given_up_.insert(meeting);

@@ -2,9 +2,11 @@
 // Internal to runtime/.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -164,6 +166,8 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   bool expelled_ = false;                                               ///< the others have declared this rank failed
   std::map<Meeting, std::vector<fabric::PeerId>> arrivals_to_pass_on_;  ///< those of one look go in one message
 
+  std::shared_ptr<std::atomic<std::uint32_t>> sending_ =
+      std::make_shared<std::atomic<std::uint32_t>>(0);  ///< messages that have not left
   mutable std::mutex mutex_;
   std::uint64_t next_message_ = 0;
   std::map<std::pair<fabric::PeerId, std::uint64_t>, Assembly> assemblies_;
