@@ -410,12 +410,34 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def picture(path: str, name: str, rows: list[dict], titles: dict[str, str]) -> None:
+TITLES = {"put_lat": "put, one way", "send_lat": "message, one way", "put_bw": "bandwidth of puts and messages"}
+
+
+class Sweep:
+    """The points of a picture: one operation at a range of sizes."""
+
+    def __init__(self, runner: Runner, quick: bool, most: int, options: list[str]) -> None:
+        self.made: list[Comparison] = []
+        self._runner = runner
+        self._quick = quick
+        self._most = most
+        self._options = options
+
+    def add(self, op, figure, size, cost_us, options, peers) -> None:
+        """`peers`: names, and what makes a Side of size, iterations and column."""
+        column, unit, better = figure
+        count = iterations(size, self._quick, cost_us, most=self._most)
+        ours = dtr(self._runner, op, size, count, column, [*self._options, *options])
+        sides = [Side(name, make(size, count, column).run) for name, make in peers]
+        self.made.append(Comparison(f"{op}/{size}", unit, better, ours, sides))
+
+
+def picture(path: str, name: str, rows: list[dict]) -> None:
     """Rows called OP/BYTES, a panel for each OP."""
     panels: dict[str, plot.Panel] = {}
     for r in rows:
         op, size = r["name"].split("/")
-        panel = panels.setdefault(op, plot.Panel(titles[op], r["unit"], {}))
+        panel = panels.setdefault(op, plot.Panel(TITLES[op], r["unit"], {}))
         for side, values, quartiles_ in (("libdtr", r["ours"], r["ours_quartiles"]), (r["peer_name"], r["peer"], r["peer_quartiles"])):
             points = panel.lines.setdefault(side, [])
             if all(point.x != float(size) for point in points):
@@ -427,8 +449,8 @@ def picture(path: str, name: str, rows: list[dict], titles: dict[str, str]) -> N
 Chooser = Callable[[Runner, bool], tuple[list[Comparison], list[str]]]
 
 
-def main(name: str, comparisons: Chooser, sweep: Optional[Chooser] = None, titles: Optional[dict[str, str]] = None) -> None:
-    """`sweep`: what --sweep measures; `titles`: those of the panels of its picture, by OP."""
+def main(name: str, comparisons: Chooser, sweep: Optional[Chooser] = None) -> None:
+    """`sweep`: what --sweep measures."""
     parser = argparse.ArgumentParser(prog=f"scripts/bench.sh {name}")
     parser.add_argument("--rounds", type=int, default=5, help="how often each side runs (default 5)")
     parser.add_argument("--quick", action="store_true", help="short runs, for a first look")
@@ -478,7 +500,7 @@ def main(name: str, comparisons: Chooser, sweep: Optional[Chooser] = None, title
     print(f"written: {os.path.relpath(path, ROOT)}")
     if sweeping and rows:
         drawn = os.path.join(ROOT, "build", "bench", name + ".svg")
-        picture(drawn, name, rows, titles or {})
+        picture(drawn, name, rows)
         print(f"written: {os.path.relpath(drawn, ROOT)}")
     if options.markdown:
         with open(options.markdown, "w", encoding="utf-8") as file:

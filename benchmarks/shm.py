@@ -50,18 +50,9 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
     return made, []
 
 
-TITLES = {"put_lat": "put, one way", "send_lat": "message, one way", "put_bw": "bandwidth of puts and messages"}
-
-
 def sweep(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], list[str]]:
-    made: list[Comparison] = []
-
-    def add(op, figure, size, cost_us, batch, peers):
-        column, unit, better = figure
-        count = harness.iterations(size, quick, cost_us, most=500_000)
-        ours = harness.dtr(runner, op, size, count, column, batch)
-        sides = [harness.Side(name, make(size, count, column).run) for name, make in peers]
-        made.append(Comparison(f"{op}/{size}", unit, better, ours, sides))
+    points = harness.Sweep(runner, quick, 500_000, [])
+    add = points.add
 
     def ucx(test):
         return lambda *of: harness.ucx(runner, [test], *of, UCX)
@@ -85,8 +76,8 @@ def sweep(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], list[s
         add("put_bw", BANDWIDTH, 1 << power, 0.3, ["--batch", "1"],
             [("UCX put", ucx("ucp_put_bw")), ("Open MPI put", openmpi("put_bw")), ("UCX message", ucx("tag_bw")),
              ("Open MPI message", openmpi("send_bw")), ("libfabric put", libfabric(True)), ("memcpy", memcpy)])
-    return made, []
+    return points.made, []
 
 
 if __name__ == "__main__":
-    harness.main("shm", comparisons, sweep, TITLES)
+    harness.main("shm", comparisons, sweep)

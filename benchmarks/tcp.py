@@ -57,18 +57,9 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
     return made, []
 
 
-TITLES = {"put_lat": "put, one way", "send_lat": "message, one way", "put_bw": "bandwidth of puts and messages"}
-
-
 def sweep(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], list[str]]:
-    made: list[Comparison] = []
-
-    def add(op, figure, size, cost_us, batch, peers):
-        column, unit, better = figure
-        count = harness.iterations(size, quick, cost_us, most=100_000)
-        ours = harness.dtr(runner, op, size, count, column, ["--transport", "tcp", *batch])
-        sides = [harness.Side(name, make(size, count, column).run) for name, make in peers]
-        made.append(Comparison(f"{op}/{size}", unit, better, ours, sides))
+    points = harness.Sweep(runner, quick, 100_000, ["--transport", "tcp"])
+    add = points.add
 
     def ucx(test):
         return lambda size, count, column: harness.ucx(runner, [test], size, slow(size, count, test), column, UCX)
@@ -92,8 +83,8 @@ def sweep(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], list[s
         add("put_bw", BANDWIDTH, 1 << power, 5, [],
             [("UCX put", ucx("ucp_put_bw")), ("Open MPI put", openmpi("put_bw")), ("UCX message", ucx("tag_bw")),
              ("Open MPI message", openmpi("send_bw")), ("libfabric put", libfabric(True)), ("raw socket", raw("bw"))])
-    return made, []
+    return points.made, []
 
 
 if __name__ == "__main__":
-    harness.main("tcp", comparisons, sweep, TITLES)
+    harness.main("tcp", comparisons, sweep)
