@@ -11,6 +11,7 @@
 #include "dtr/messaging/detail/operations.hpp"
 #include "dtr/messaging/detail/wire.hpp"
 #include "messaging/ways.hpp"
+#include "support/bytes_of.hpp"
 
 namespace dtr {
 namespace {
@@ -243,6 +244,36 @@ TEST_P(MessageEndTest, ACopyWithinARankStopsAtTheDeadline) {
   });
 }
 
+TEST(MessageCancelTest, ACopyWithinARankStopsWhenItsSendIsCancelled) {
+  run({.transport = "shm", .workers = 1, .servers = 0}, [](Runtime& rt) {
+    Messenger messenger(rt);
+    const Bytes out = data_of(32 << 20);
+    Bytes in(out.size());
+    bool stopped = false;
+    for (int attempt = 0; attempt < 200 && !stopped; ++attempt) {  // until the cancel comes in the midst of the copy
+      const auto sent = value_or_throw(messenger.send(0, kTag, out, soon()));
+      std::atomic<bool> goes{false};
+      bool cancelled = false;
+      std::thread other([&] {
+        while (!goes) std::this_thread::yield();
+        std::this_thread::sleep_for(std::chrono::microseconds(100 * (attempt % 20)));
+        cancelled = messenger.cancel(sent);
+      });
+      goes = true;
+      const auto came = value_or_throw(messenger.recv(0, kTag, in, soon()));
+      other.join();
+      if (!messenger.done(came)) {
+        EXPECT_TRUE(messenger.cancel(came));  // the send went before they met
+      }
+      const auto received = messenger.wait(came);
+      EXPECT_EQ(messenger.wait(sent).has_value(), !cancelled);
+      EXPECT_EQ(received.has_value(), !cancelled);
+      stopped = !received && received.error().message.find("the sender has given up") != std::string::npos;
+    }
+    EXPECT_TRUE(stopped);
+  });
+}
+
 TEST_P(MessageEndTest, ASendToItsOwnRankIsToldToAThreadThatWaitsForIt) {
   run(GetParam(), [](Runtime& rt) {
     if (rt.rank() == 0) {
@@ -442,17 +473,6 @@ TEST_P(MessageEndTest, OperationsLeftOpenAtFinalizeEnd) {
 // --- nonsense ---
 
 using messaging::Kind;
-
-template <class... Parts>
-Bytes bytes_of(const Parts&... parts) {
-  Bytes all;
-  const auto add = [&](const auto& part) {
-    const auto* at = reinterpret_cast<const std::byte*>(&part);
-    all.insert(all.end(), at, at + sizeof part);
-  };
-  (add(parts), ...);
-  return all;
-}
 
 struct Nonsense {
   const char* what;

@@ -8,6 +8,7 @@
 #include "dtr/pushpull/detail/route.hpp"
 #include "dtr/pushpull/detail/wire.hpp"
 #include "pushpull/job.hpp"
+#include "support/bytes_of.hpp"
 
 namespace dtr {
 namespace {
@@ -60,17 +61,6 @@ class Mouth final : public fabric::PortHandler {
   std::condition_variable came_;
   std::deque<Bytes> heard_;
 };
-
-template <class... Parts>
-Bytes bytes_of(const Parts&... parts) {
-  Bytes all;
-  const auto add = [&](const auto& part) {
-    const auto* at = reinterpret_cast<const std::byte*>(&part);
-    all.insert(all.end(), at, at + sizeof part);
-  };
-  (add(parts), ...);
-  return all;
-}
 
 constexpr std::uint32_t kEpoch = 77;
 

@@ -88,6 +88,11 @@ Result<std::vector<ThresholdRow>> parse_rows(const toml::node& source, const std
 
 std::string_view to_string(MessageWay way) noexcept { return kWays[static_cast<std::size_t>(way)]; }
 
+const ThresholdRow& row_for(const std::vector<ThresholdRow>& rows, std::uint64_t bytes) noexcept {
+  const auto fit = std::find_if(rows.begin(), rows.end(), [&](const ThresholdRow& row) { return bytes <= row.up_to; });
+  return fit == rows.end() ? rows.back() : *fit;
+}
+
 const Thresholds& Thresholds::built_in() {
   static const Thresholds made = make_built_in();
   return made;
@@ -97,16 +102,14 @@ const std::vector<ThresholdRow>& Thresholds::rows(std::string_view transport) co
   const auto find = [&](const Thresholds& in) {
     return std::find_if(in.tables.begin(), in.tables.end(), [&](const Table& t) { return t.transport == transport; });
   };
-  if (const auto mine = find(*this); mine != tables.end()) return mine->rows;
+  if (const auto mine = find(*this); mine != tables.end() && !mine->rows.empty()) return mine->rows;
   const Thresholds& all = built_in();
   const auto known = find(all);
   return known != all.tables.end() ? known->rows : all.tables.front().rows;
 }
 
 const ThresholdRow& Thresholds::row(std::string_view transport, std::uint64_t bytes) const noexcept {
-  const auto& list = rows(transport);
-  const auto fit = std::find_if(list.begin(), list.end(), [&](const ThresholdRow& row) { return bytes <= row.up_to; });
-  return fit == list.end() ? list.back() : *fit;
+  return row_for(rows(transport), bytes);
 }
 
 Result<Thresholds> Thresholds::from(const Config& config) {

@@ -28,6 +28,9 @@ struct ThresholdRow {
   std::uint32_t piece = 65536;  ///< slots: bytes copied at a time, at most messages.slot_bytes
 };
 
+/// The row of a message of so many bytes; there is one at least.
+[[nodiscard]] const ThresholdRow& row_for(const std::vector<ThresholdRow>& rows, std::uint64_t bytes) noexcept;
+
 struct Thresholds {
   struct Table {
     std::string transport{};           ///< "shm", "tcp", "verbs", "loopback"

@@ -57,6 +57,7 @@ Result<Messenger::Core::Operation*> Messenger::Core::make(bool is_send, int rank
   operation->carried.store(false, std::memory_order_relaxed);
   operation->code = Errc::ok;
   operation->partner = 0;
+  operation->unwanted = false;
   operation->message = {.source = is_send ? static_cast<int>(fabric_.self()) : rank, .tag = tag, .bytes = 0};
   earliest_ = std::min(earliest_, operation->deadline);
   return operation;
@@ -226,11 +227,12 @@ bool Messenger::Core::cancel(MessageHandle handle) noexcept {
       Operation* const operation = operations_->find(handle);
       if (operation == nullptr) return false;
       settle(*operation);
-      if (operation->stage == Stage::ended) return false;
+      if (operation->stage == Stage::ended) return operation->unwanted && operation->code == Errc::cancelled;
       if (operation->pins == 0) {
         end(*operation, Errc::cancelled, "by this rank");
         break;
       }
+      operation->unwanted = true;
       lock.unlock();
       std::this_thread::yield();
       lock.lock();

@@ -183,10 +183,7 @@ void Messenger::Core::accept(Lock& lock, Peer& peer, Operation& recv, std::uint6
     end(recv, opened.error().code, opened.error().message);
     return tell_done(peer, offer, opened.error().code);
   }
-  const auto& rows = *peer.rows;
-  const auto row =
-      std::find_if(rows.begin(), rows.end(), [&](const ThresholdRow& each) { return bytes <= each.up_to; });
-  const std::uint32_t piece = std::clamp(row == rows.end() ? slot_bytes_ : row->piece, std::uint32_t{1}, slot_bytes_);
+  const std::uint32_t piece = std::clamp(row_for(*peer.rows, bytes).piece, std::uint32_t{1}, slot_bytes_);
   OurSlots& ours = peer.ours;
   ours.schedule.push_back({.operation = id_of(recv), .bytes = bytes, .moved = 0, .piece = piece});
   recv.partner = offer;
@@ -215,20 +212,25 @@ void Messenger::Core::copy_from_self(Lock& lock, Operation& recv, std::uint64_t 
   ++send->pins;
   ++recv.pins;
   bool late = false;
-  for (std::uint64_t moved = 0; moved < send->bytes && !late && !closing_;) {
+  bool unwanted = false;
+  for (std::uint64_t moved = 0; moved < send->bytes && !late && !unwanted && !closing_;) {
     const std::uint64_t bytes = std::min(kCopiedAtOnce, send->bytes - moved);
     lock.unlock();
     std::memmove(recv.memory + moved, send->memory + moved, bytes);
     lock.lock();
     moved += bytes;
     late = moved < send->bytes && Deadline::Clock::now() >= std::min(send->deadline, recv.deadline);
+    unwanted = send->unwanted || recv.unwanted;
     if (moved < send->bytes) continue;
     finish(*send);
     finish(recv);
   }
   --send->pins;
   --recv.pins;
-  if (late) {
+  if (unwanted && recv.stage != Stage::ended) {
+    end(*send, Errc::cancelled, recv.unwanted ? "the receiver has given up" : "by this rank");
+    end(recv, Errc::cancelled, recv.unwanted ? "by this rank" : "the sender has given up");
+  } else if (late) {
     const bool receiver_is = recv.deadline <= send->deadline;
     end(receiver_is ? recv : *send, Errc::timed_out, "the message was still being copied");
     end(receiver_is ? *send : recv, Errc::cancelled,

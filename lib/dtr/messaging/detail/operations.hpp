@@ -36,6 +36,7 @@ struct Operation {
   bool any_rank = false;
   std::uint32_t slot = 0;   ///< its own number
   std::uint32_t pins = 0;   ///< copies from or to `memory` under way
+  bool unwanted = false;    ///< somebody waits for the pins to end it
   fabric::PeerId peer = 0;  ///< any_rank: known once it moves
   std::uint64_t tag = 0;    ///< recv: as asked
   std::uint64_t mask = 0;

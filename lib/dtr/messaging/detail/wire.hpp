@@ -41,12 +41,6 @@ struct Offer {
   std::uint64_t tag = 0;
   std::uint64_t bytes = 0;
   std::uint64_t id = 0;  ///< the sender's operation
-};                       // then a Source, or nothing
-
-/// Where an offered message lies in memory that the receiver may read.
-struct Source {
-  std::uint64_t offset = 0;
-  RemoteKey key{};
 };
 
 struct Withdraw {
@@ -89,7 +83,7 @@ struct PieceWord {
 
 /// The largest of them that has no payload; fabric.eager_bytes has to hold it.
 inline constexpr std::size_t kLargestHead = 256;
-static_assert(sizeof(Take) <= kLargestHead && sizeof(Offer) + sizeof(Source) <= kLargestHead);
+static_assert(sizeof(Take) <= kLargestHead);
 
 /// The front of a message, if it is long enough.
 template <class T>
