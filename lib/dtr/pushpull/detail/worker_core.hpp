@@ -80,12 +80,14 @@ class WorkerCore final : public fabric::PortHandler {
   void plan(WorkerRound& round, const Item& item);
   void plan_push(WorkerRound& round, Link& link, const Item& item, std::uint64_t offset, std::uint64_t bytes);
   void plan_pull(WorkerRound& round, Link& link, const Item& item, std::uint64_t offset, std::uint64_t bytes);
-  WorkerFragment& fragment_for(WorkerRound& round, Link& link, std::size_t message_bytes, std::size_t reply_bytes,
-                               std::uint64_t data_bytes);
-  void number_fragments(WorkerRound& round);
   void use_key(WorkerRound& round, Link& link, std::uint64_t key, std::uint64_t bytes, bool pull);
   Link& home(std::uint64_t key, std::uint64_t part = 0);
   [[nodiscard]] bool inlined(std::uint64_t bytes) const noexcept { return bytes <= inline_limit_; }
+
+  // worker_fragments.cpp
+  WorkerFragment& fragment_for(WorkerRound& round, Link& link, std::size_t message_bytes, std::size_t reply_bytes,
+                               std::uint64_t data_bytes);
+  void number_fragments(WorkerRound& round);
   std::uint32_t region_number(const Region& region);
   void forget_region(const RemoteKey& key);
 
@@ -138,12 +140,14 @@ class WorkerCore final : public fabric::PortHandler {
   Error late(const WorkerRound& round);
   void give_up_round(WorkerRound& round, Error error, Outgoing& out);
   bool expire(WorkerRound& round);
-  Result<void> force_quiet(WorkerRound& round, const Deadline& deadline);
-  Result<void> end_reading(WorkerRound& round, const Deadline& deadline);
   Link* link_of(fabric::PeerId peer) noexcept;
   bool open_somewhere(std::span<const std::uint64_t> keys) noexcept;
   void cancel_all();
   void say_goodbye();
+
+  // worker_quiesce.cpp
+  Result<void> force_quiet(WorkerRound& round, const Deadline& deadline);
+  Result<void> end_reading(WorkerRound& round, const Deadline& deadline);
 
   Runtime& runtime_;
   fabric::Fabric& fabric_;
