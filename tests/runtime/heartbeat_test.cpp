@@ -146,6 +146,19 @@ TEST(HeartbeatTest, WhoComputesWithoutCallingIsNotDeclaredFailedWhateverItsProgr
   });
 }
 
+TEST(HeartbeatTest, AnInlineRankHasPassedOnWhatOthersWaitForBeforeItComputes) {
+  std::atomic<int> through{0};
+  const Job job{.transport = "tcp", .size = 4, .timeout = scaled(60s), .inline_ranks = {1}};  // rank 3 is below rank 1
+  run(job, [&](Runtime& rt) {
+    ASSERT_TRUE(rt.allgather("all here", {}, scaled(60s)));
+    ++through;
+    const Deadline patience(scaled(20s));
+    while (through < 4 && !patience.passed()) std::this_thread::sleep_for(1ms);  // no call
+    EXPECT_EQ(through, 4) << "rank " << rt.rank() << " waits for those that still wait";
+    EXPECT_TRUE(rt.finalize(scaled(60s)));
+  });
+}
+
 TEST(HeartbeatTest, AnInlineRankThatKeepsItsPromiseIsLeftAlone) {
   const Job job{.transport = "tcp", .size = 3, .timeout = short_time_out(), .inline_ranks = {1}};
   std::atomic<bool> done{false};

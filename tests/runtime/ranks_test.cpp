@@ -186,6 +186,38 @@ TEST_P(RanksTest, WhoIsMissingIsNamedAlsoToThoseThatAskThroughOthers) {
   });
 }
 
+TEST(HeldUpTest, ARelayThatHasComeAndThenStandsStillIsNamedBesideThoseWhoseWordsItHolds) {
+  constexpr int kRanks = 4;  // 0 over 1 and 2, 1 over 3
+  std::atomic<bool> relay_came{false};
+  std::atomic<int> ended{0};
+  on_ranks(kRanks, [&](int rank, std::unique_ptr<Bootstrap> bootstrap) {
+    auto options = options_for(std::move(bootstrap), "shm");
+    options.config.overrides.emplace_back("runtime.watch_width", "2");
+    if (rank == 1) options.config.overrides.emplace_back("progress.mode", "inline");
+    auto rt = Runtime::init(std::move(options));
+    ASSERT_TRUE(rt) << rt.error().to_string();
+    ASSERT_TRUE((*rt)->barrier({}, scaled(30s)));
+    const Deadline patience(scaled(60s));
+    if (rank == 1) {
+      static_cast<void>((*rt)->allgather("held up", {}, 100ms));  // comes, says so, and goes away
+      relay_came = true;
+      while (ended < kRanks - 1 && !patience.passed()) std::this_thread::sleep_for(1ms);
+    } else {
+      while (!relay_came && !patience.passed()) std::this_thread::sleep_for(1ms);
+      const auto late = (*rt)->allgather("held up", {}, scaled(1500ms));
+      ASSERT_FALSE(late);
+      if (rank == 0) {
+        EXPECT_THAT(late.error().message, HasSubstr("did not come: rank 3, whose words come by rank 1"));
+      } else if (rank == 3) {
+        EXPECT_THAT(late.error().message, HasSubstr("rank 0 does not answer by way of rank 1"));
+      }
+      ++ended;
+    }
+    // Rank 1 goes on once the others have heard.
+    EXPECT_TRUE((*rt)->finalize(scaled(30s)));
+  });
+}
+
 TEST_P(RanksTest, WhoLeavesEarlyEndsTheMeetingsOfTheOthersWithPeerLeft) {
   with_runtimes(3, 0, [](Runtime& rt) {
     ASSERT_TRUE(rt.allgather("all here", {}, scaled(30s)));

@@ -66,7 +66,8 @@ void Runtime::Control::send(fabric::PeerId to, std::span<const std::byte> messag
     Bytes packet = out.take();
     packet.insert(packet.end(), message.begin() + static_cast<std::ptrdiff_t>(offset),
                   message.begin() + static_cast<std::ptrdiff_t>(offset + bytes));
-    fabric::Completion* const sent = std::make_unique<Sending>(sending_).release();  // ends exactly once
+    // Ends exactly once. A progress thread sees to it that everything leaves.
+    fabric::Completion* const sent = has_thread() ? nullptr : std::make_unique<Sending>(sending_).release();
     const fabric::WorkRequest request = fabric::WorkRequest::send(kPort, packet, sent);
     fabric_.submit(to, std::span(&request, 1), deadline);
     offset += bytes;
@@ -354,11 +355,12 @@ std::string Runtime::Control::missing_at_root(const Meeting& meeting, Members ex
   // The word of a rank may have come as far as one that does not pass it on, being stopped.
   const Members members = tree_towards(fabric_.self(), expected);
   const auto tree = tree_over(members);
+  std::set<int> between;  // who has the words of the absent to pass on
   const auto may_be_held_up = [&](fabric::PeerId rank) {
     for (std::uint32_t place = rank - members.first; place != 0;) {
       place = tree.above(place);
-      const fabric::PeerId between = members.first + place;
-      if (place != 0 && has(expected, between) && !came[between - expected.first]) return true;
+      const fabric::PeerId above = members.first + place;
+      if (place != 0 && has(expected, above) && !came[above - expected.first]) return true;
     }
     return false;
   };
@@ -369,11 +371,16 @@ std::string Runtime::Control::missing_at_root(const Meeting& meeting, Members ex
     if (may_be_held_up(expected.first + i)) {
       ++unknown;
     } else {
-      absent.push_back(static_cast<int>(expected.first + i));
+      const fabric::PeerId rank = expected.first + i;
+      absent.push_back(static_cast<int>(rank));
+      const std::uint32_t next =
+          rank == fabric_.self() ? 0 : tree.next(fabric_.self() - members.first, rank - members.first);
+      if (members.first + next != rank && next != 0) between.insert(static_cast<int>(members.first + next));
     }
   }
   if (absent.empty()) return "nobody (all came too late)";
   std::string text = list_ranks(absent);
+  if (!between.empty()) text += ", whose words come by " + list_ranks({between.begin(), between.end()});
   if (unknown > 0) text += " (and perhaps some of the " + std::to_string(unknown) + " whose words they pass on)";
   return text;
 }
@@ -400,7 +407,11 @@ std::string Runtime::Control::missing(std::string_view topic, std::uint64_t roun
     return true;
   };
   if (fabric_.progress().wait(answered, to_ask) != Errc::ok) {
-    return "unknown, rank " + std::to_string(root) + " does not answer";
+    const Members members = tree_towards(root, expected);
+    const fabric::PeerId next =
+        members.first + tree_over(members).next(fabric_.self() - members.first, root - members.first);
+    return "unknown, rank " + std::to_string(root) + " does not answer" +
+           (next == root ? "" : " by way of rank " + std::to_string(next));
   }
   return *answer;
 }

@@ -108,6 +108,8 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   /// Towards its end: `message` is a whole one of Kind::relay, and this rank is not where it ends.
   void pass_on(Members members, fabric::PeerId to, std::span<const std::byte> message, Deadline deadline) noexcept;
   [[nodiscard]] auto tree_over(Members members) const;
+  /// There is a progress thread.
+  [[nodiscard]] bool has_thread() const noexcept { return options_.speaks[fabric_.self()]; }
   /// Everybody where rank 0 collects, whose neighbours are then those of the watch tree.
   [[nodiscard]] Members tree_towards(fabric::PeerId root, Members members) const noexcept {
     return root == 0 ? Members{.first = 0, .count = fabric_.size()} : members;
@@ -167,7 +169,7 @@ class Runtime::Control final : public fabric::PortHandler, private fabric::Progr
   std::map<Meeting, std::vector<fabric::PeerId>> arrivals_to_pass_on_;  ///< those of one look go in one message
 
   std::shared_ptr<std::atomic<std::uint32_t>> sending_ =
-      std::make_shared<std::atomic<std::uint32_t>>(0);  ///< messages that have not left
+      std::make_shared<std::atomic<std::uint32_t>>(0);  ///< without a progress thread: messages that have not left
   mutable std::mutex mutex_;
   std::uint64_t next_message_ = 0;
   std::map<std::pair<fabric::PeerId, std::uint64_t>, Assembly> assemblies_;

@@ -129,7 +129,7 @@ void Runtime::Control::tick(Clock::time_point now) {
 }
 
 void Runtime::Control::beat(fabric::PeerId to) noexcept {
-  const bool speaks = options_.speaks[fabric_.self()] || promised_.load(std::memory_order_relaxed);
+  const bool speaks = has_thread() || promised_.load(std::memory_order_relaxed);
   try {
     auto channel = fabric_.channel(to);
     if (!channel) return;
