@@ -178,9 +178,9 @@ class ServerCore final : public fabric::PortHandler {
     std::uint64_t bytes = 0;
     PartId part{};
     bool live = false;
-    bool landing = false;            ///< in memory of the consumer
-    bool told = true;                ///< the worker knows it; else it stands for data that came inside of a message
-    bool unwanted = false;           ///< to be dropped when its user lets go of it; only if it was not told
+    bool landing = false;   ///< in memory of the consumer
+    bool told = true;       ///< the worker knows it; else it stands for data that came inside of a message
+    bool unwanted = false;  ///< to be dropped when its user lets go of it: the worker does not know it (any more)
     ServerFragment* user = nullptr;  ///< who holds it until the response
   };
   /// A round of which fragments have come.

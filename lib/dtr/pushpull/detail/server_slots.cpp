@@ -62,7 +62,8 @@ void ServerCore::let_go_of_slots(ServerFragment& fragment) noexcept {
   }
 }
 
-/// Slots of an earlier Worker. What it may still write into, and what is still read, is not used again.
+/// Slots of an earlier Worker. What is still read goes when its user lets go of it; what the Worker may still write into
+/// is not used again.
 void ServerCore::drop_slots(WorkerState& state) {
   const std::lock_guard lock(mutex_);
   while (!state.bindings.empty()) {
@@ -74,6 +75,7 @@ void ServerCore::drop_slots(WorkerState& state) {
         drop_slot(state, number);
       } else {
         slots_[number].live = false;
+        slots_[number].unwanted = !state.unclean;
       }
     }
   }
