@@ -21,22 +21,44 @@ constexpr std::size_t kWindow = 16;
 constexpr int kRepeats = 5;
 constexpr std::uint64_t kBytesARepeat = 64 << 20;
 
-/// All messages of more than `eager` bytes in pieces of `piece`.
-Thresholds only(const std::string& transport, std::uint64_t eager, std::uint32_t piece) {
+/// All messages of more than `eager` bytes this way, whose `up_to` does not count.
+Thresholds only(const std::string& transport, std::uint64_t eager, ThresholdRow way) {
   Thresholds made;
   auto& rows = made.tables.emplace_back(Thresholds::Table{.transport = transport, .rows = {}}).rows;
-  if (eager > 0) rows.push_back({.up_to = eager, .way = MessageWay::eager, .piece = piece});
-  rows.push_back({.up_to = kNoEnd, .way = MessageWay::slots, .piece = piece});
+  way.up_to = kNoEnd;
+  if (eager > 0) rows.push_back({.up_to = eager, .way = MessageWay::eager, .piece = way.piece});
+  rows.push_back(way);
   return made;
 }
 
+ThresholdRow slots_of(std::uint32_t piece) {
+  return {.up_to = kNoEnd, .way = MessageWay::slots, .piece = piece, .mapped = MessageWay::slots};
+}
+constexpr ThresholdRow kRead{.up_to = kNoEnd, .way = MessageWay::read};
+
+/// What a message is sent from and received into: the pool's, or malloc's.
+struct Memory {
+  Memory(Runtime& rt, std::size_t size, bool of_the_pool) {
+    if (of_the_pool) {
+      pooled = value_or_throw(rt.allocate(size));
+    } else {
+      own.resize(size);
+    }
+    bytes = of_the_pool ? pooled.span() : std::span(own);
+    std::fill(bytes.begin(), bytes.end(), std::byte{1});
+  }
+  Buffer pooled{};
+  std::vector<std::byte> own{};
+  std::span<std::byte> bytes{};
+};
+
 /// Bytes a second from rank 0 to rank 1, the median of some repeats; 0 on other ranks.
-double rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes) {
+double rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes, bool of_the_pool = false) {
   Messenger messenger(rt, {.thresholds = thresholds});
   value_or_throw(rt.allgather("dtr_info/rate", {}, kBound));
   std::array<double, kRepeats> rates{};
   if (rt.rank() < 2) {
-    std::vector<std::byte> memory(bytes, std::byte{1});
+    const Memory memory(rt, bytes, of_the_pool);
     const std::uint64_t messages = std::clamp<std::uint64_t>(kBytesARepeat / bytes, 2 * kWindow, 20000);
     const bool sends = rt.rank() == 0;
     for (double& each : rates) {
@@ -46,8 +68,8 @@ double rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes) {
         MessageHandle& mine = handles[i % kWindow];
         if (i >= kWindow) value_or_throw(messenger.wait(mine));
         if (i < messages) {
-          mine =
-              value_or_throw(sends ? messenger.send(1, kTag, memory, kBound) : messenger.recv(0, kTag, memory, kBound));
+          mine = value_or_throw(sends ? messenger.send(1, kTag, memory.bytes, kBound)
+                                      : messenger.recv(0, kTag, memory.bytes, kBound));
         }
       }
       // The last one has come, says rank 1.
@@ -67,8 +89,8 @@ std::uint64_t best_eager(Runtime& rt, const std::string& transport, std::uint32_
   const std::uint64_t most = rt.fabric().max_message() - 16;
   std::uint64_t best = 64;
   for (std::uint64_t bytes = 256;; bytes = std::min(2 * bytes, most)) {
-    const double eager = rate(rt, only(transport, bytes, piece), bytes);
-    const double slots = rate(rt, only(transport, 0, piece), bytes);
+    const double eager = rate(rt, only(transport, bytes, slots_of(piece)), bytes);
+    const double slots = rate(rt, only(transport, 0, slots_of(piece)), bytes);
     if (rt.rank() == 0) {
       std::printf("  %9llu bytes   eager %7.2f GB/s   slots %7.2f GB/s\n", static_cast<unsigned long long>(bytes),
                   eager, slots);
@@ -77,6 +99,18 @@ std::uint64_t best_eager(Runtime& rt, const std::string& transport, std::uint32_
     if (eager >= slots) best = bytes;
     if (bytes == most) return best == most ? rt.fabric().max_message() : best;
   }
+}
+
+/// Is a message of this size copied by its receiver alone sooner than by both through the best of the slots?
+void read_where_better(Runtime& rt, ThresholdRow& row, std::uint64_t bytes, double slots) {
+  const double read = rate(rt, only("shm", 0, kRead), bytes);
+  const double slots_from_pool = rate(rt, only("shm", 0, slots_of(row.piece)), bytes, true);
+  const double read_from_pool = rate(rt, only("shm", 0, kRead), bytes, true);
+  if (read > slots) row.way = MessageWay::read;
+  row.mapped = read_from_pool > slots_from_pool ? MessageWay::read : MessageWay::slots;
+  if (rt.rank() != 0) return;
+  std::printf(" read: %.2f GB/s ", read);
+  std::printf("  from the pool: %.2f, read: %.2f GB/s", slots_from_pool, read_from_pool);
 }
 
 }  // namespace
@@ -102,15 +136,17 @@ Result<void> calibrate(Runtime& rt, const std::string& path) {
     if (talks) std::printf("  %9llu bytes  ", static_cast<unsigned long long>(bytes));
     for (const std::uint32_t piece : pieces) {
       if (piece > bytes && piece != pieces.front()) break;  // as the one before
-      const double now = rate(rt, only(transport, 0, piece), bytes);
+      const double now = rate(rt, only(transport, 0, slots_of(piece)), bytes);
       if (talks) std::printf(" %u: %.2f GB/s ", piece, now);
       if (now > best) {
         best = now;
         row.piece = piece;
       }
     }
+    if (transport == "shm") read_where_better(rt, row, bytes, best);
     if (talks) std::printf("\n"), std::fflush(stdout);
-    if (found.back().way == MessageWay::slots && found.back().piece == row.piece) found.pop_back();
+    const ThresholdRow& before = found.back();
+    if (before.way == row.way && before.piece == row.piece && before.mapped == row.mapped) found.pop_back();
     found.push_back(row);
   }
   found.back().up_to = kNoEnd;

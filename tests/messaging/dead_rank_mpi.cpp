@@ -3,7 +3,7 @@
 #include <chrono>
 #include <thread>
 
-#include "messaging/ways.hpp"
+#include "messaging/data.hpp"
 #include "support/mpi_test.hpp"
 
 namespace dtr {

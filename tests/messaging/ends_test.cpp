@@ -495,6 +495,10 @@ std::vector<Nonsense> all_nonsense() {
   far.head.sequence = 1U << 31;
   Offer nobody = offer;
   nobody.id = 0;
+  const RemoteKey eight{.length = 8};
+  const Source beside{.mappable = 1, .lease = eight};
+  const Source crooked{.lease = {.length = 100}, .lease_offset = 4};
+  const Source behind{.lease = eight, .lease_offset = 8};
   std::vector<Bytes> flood;
   for (std::uint32_t i = 0; i < 1100; ++i) {
     Offer one = offer;
@@ -514,6 +518,10 @@ std::vector<Nonsense> all_nonsense() {
       {"short_eager", {bytes_of(Head{.kind = Kind::eager})}},
       {"short_offer", {bytes_of(Head{.kind = Kind::offer})}},
       {"offer_of_nobody", {bytes_of(nobody)}},
+      {"offer_and_a_half", {bytes_of(offer, 1)}},
+      {"offer_of_more_than_there_is", {bytes_of(offer, beside)}},
+      {"lease_across_words", {bytes_of(offer, crooked)}},
+      {"lease_behind_its_memory", {bytes_of(offer, behind)}},
       {"far_sequence", {bytes_of(far)}},
       {"same_sequence_twice", {bytes_of(ahead), bytes_of(ahead)}},
       {"short_withdrawal", {bytes_of(Head{.kind = Kind::withdraw})}},

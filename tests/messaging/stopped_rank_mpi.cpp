@@ -6,7 +6,7 @@
 
 #include <unistd.h>
 
-#include "messaging/ways.hpp"
+#include "messaging/data.hpp"
 #include "support/mpi_test.hpp"
 
 namespace dtr {

@@ -1,26 +1,12 @@
-// What the tests of messages share: the ways between ranks, and data that tells when it is wrong.
+// The ways that messages go between the ranks of a test.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "dtr/messaging/messenger.hpp"
-#include "pushpull/job.hpp"
+#include "messaging/data.hpp"
 
 namespace dtr::testing {
-
-using Bytes = std::vector<std::byte>;
-
-/// Different for each seed, at each place.
-inline Bytes data_of(std::size_t bytes, std::uint64_t seed = 0) {
-  Bytes data(bytes);
-  std::uint64_t x = (seed + 1) * 0x9E37'79B9'7F4A'7C15ULL;
-  for (std::byte& each : data) {
-    x = x * 6364136223846793005ULL + 1442695040888963407ULL;
-    each = static_cast<std::byte>(x >> 56);
-  }
-  return data;
-}
 
 /// `ranks` ranks over each transport, and over slots so small that every message goes through them many times.
 inline std::vector<Job> message_ways(int ranks = 2) {
@@ -28,6 +14,7 @@ inline std::vector<Job> message_ways(int ranks = 2) {
           {.transport = "tcp", .workers = ranks, .servers = 0},
           {.transport = "verbs", .workers = ranks, .servers = 0},
           {.transport = "shm", .workers = ranks, .servers = 0, .config = {{"shm.cma", "off"}}},
+          {.transport = "shm", .workers = ranks, .servers = 0, .config = {{"messages.thresholds", DTR_READ_TABLE}}},
           {.transport = "shm",
            .workers = ranks,
            .servers = 0,
@@ -40,10 +27,10 @@ inline std::vector<Job> message_ways(int ranks = 2) {
 
 inline std::string way_name(const ::testing::TestParamInfo<Job>& info) {
   std::string name = info.param.transport;
-  for (const auto& [key, value] : info.param.config) name += "_" + key.substr(key.find('.') + 1) + "_" + value;
+  for (const auto& [key, value] : info.param.config) {
+    name += key == "messages.thresholds" ? "_read" : "_" + key.substr(key.find('.') + 1) + "_" + value;
+  }
   return name;
 }
-
-inline Deadline soon() { return scaled(30s); }
 
 }  // namespace dtr::testing

@@ -64,6 +64,15 @@ class Channel {
   /// as the channel. Checks nothing at the peer: a revoked or forged key is refused when it is used.
   [[nodiscard]] virtual Result<const RemoteRegion*> import(const RemoteKey& key) = 0;
 
+  /// Memory of the peer's process can be read by its address there, registered or not (Linux: process_vm_readv).
+  [[nodiscard]] virtual bool reads_process() const noexcept { return false; }
+
+  /// Copies from there, inside of the call. Whether it still holds what the peer meant is for the caller to find out.
+  /// Errors: out_of_range (no such memory), permission_denied, peer_failed, closed, unsupported.
+  [[nodiscard]] virtual Status read_process(std::uint64_t /*address*/, std::span<std::byte> /*to*/) noexcept {
+    return {.code = Errc::unsupported};
+  }
+
   /// Ends every open request of this completion with `cancelled`; returns how many. What has not started is
   /// quiesced at once, the rest when quiesced() says so.
   virtual std::uint32_t cancel(Completion& completion) noexcept = 0;

@@ -11,7 +11,8 @@ namespace {
 
 constexpr std::uint64_t kNoEnd = std::numeric_limits<std::int64_t>::max();
 constexpr const char* kOperation = "read thresholds";
-constexpr std::string_view kWays[] = {"eager", "slots"};
+constexpr std::string_view kReadable = "shm";
+constexpr std::string_view kWays[] = {"eager", "slots", "read"};
 
 Thresholds make_built_in() {
   const auto table = [](const char* transport, std::uint32_t piece) {
@@ -31,16 +32,20 @@ Thresholds make_built_in() {
   return made;
 }
 
-Result<ThresholdRow> parse_row(const toml::table& source, const std::string& where) {
+Result<ThresholdRow> parse_row(const toml::table& source, const std::string& where, bool can_be_read) {
   const auto wrong = [&](const std::string& what) { return fail(Errc::config_error, where + ": " + what, kOperation); };
   ThresholdRow row{.up_to = kNoEnd, .way = MessageWay::slots, .piece = 65536};
   for (const auto& [key, value] : source) {
     const std::string_view name = key.str();
-    if (name == "way") {
+    if (name == "way" || name == "mapped") {
       const auto text = value.value<std::string>();
-      const auto* const way = text ? std::find(std::begin(kWays), std::end(kWays), *text) : std::end(kWays);
-      if (way == std::end(kWays)) return wrong("way is eager or slots");
-      row.way = static_cast<MessageWay>(way - std::begin(kWays));
+      const auto* const first = name == "way" ? std::begin(kWays) : std::begin(kWays) + 1;
+      const auto* const way = text ? std::find(first, std::end(kWays), *text) : std::end(kWays);
+      if (way == std::end(kWays))
+        return wrong(name == "way" ? "way is eager, slots or read" : "mapped is slots or read");
+      const bool reads = *text == to_string(MessageWay::read) || name == "mapped";
+      if (reads && !can_be_read) return wrong("only over shm can a receiver read the sender's memory");
+      (name == "way" ? row.way : row.mapped) = static_cast<MessageWay>(way - std::begin(kWays));
     } else if (name == "up_to" || name == "piece") {
       const auto number = value.value<std::int64_t>();
       const bool good = number && *number > 0 && (name == "up_to" || *number <= (64 << 20));
@@ -51,13 +56,13 @@ Result<ThresholdRow> parse_row(const toml::table& source, const std::string& whe
         row.piece = static_cast<std::uint32_t>(*number);
       }
     } else {
-      return wrong("\"" + std::string(name) + "\" is none of up_to, way, piece");
+      return wrong("\"" + std::string(name) + "\" is none of up_to, way, piece, mapped");
     }
   }
   return row;
 }
 
-Result<std::vector<ThresholdRow>> parse_rows(const toml::node& source, const std::string& where) {
+Result<std::vector<ThresholdRow>> parse_rows(const toml::node& source, const std::string& where, bool can_be_read) {
   const toml::array* list = source.as_array();
   if (list == nullptr || list->empty()) {
     return fail(Errc::config_error, where + ": needs rows, as [[" + "shm" + "]]", kOperation);
@@ -67,7 +72,7 @@ Result<std::vector<ThresholdRow>> parse_rows(const toml::node& source, const std
     const std::string at = where + ", line " + std::to_string(node.source().begin.line);
     const toml::table* table = node.as_table();
     if (table == nullptr) return fail(Errc::config_error, at + ": no row", kOperation);
-    auto row = parse_row(*table, at);
+    auto row = parse_row(*table, at, can_be_read);
     if (!row) return fail(std::move(row.error()));
     if (!rows.empty() && row->up_to <= rows.back().up_to) {
       return fail(Errc::config_error, at + ": up_to has to grow from row to row", kOperation);
@@ -128,7 +133,7 @@ Result<Thresholds> Thresholds::load(const std::string& path) {
       if (std::none_of(known.begin(), known.end(), [&](const Table& t) { return t.transport == transport; })) {
         return fail(Errc::config_error, path + ": there is no transport \"" + transport + "\"", kOperation);
       }
-      auto rows = parse_rows(value, path + ": " + transport);
+      auto rows = parse_rows(value, path + ": " + transport, transport == kReadable);
       if (!rows) return fail(std::move(rows.error()));
       loaded.tables.push_back({.transport = transport, .rows = std::move(*rows)});
     }
@@ -149,6 +154,9 @@ std::string Thresholds::describe() const {
               (row.up_to == kNoEnd ? "  larger" : "  up to " + std::to_string(row.up_to) + " bytes");
       text += ": " + std::string(to_string(row.way));
       if (row.way == MessageWay::slots) text += ", pieces of " + std::to_string(row.piece);
+      if (row.way != MessageWay::eager && builtin.transport == kReadable) {
+        text += ", from memory of the pool: " + std::string(to_string(row.mapped));
+      }
       text += own ? "  (" + origin + ")\n" : "  (built in)\n";
     }
   }
@@ -162,7 +170,10 @@ std::string Thresholds::toml() const {
       text += "[[" + table.transport + "]]\n";
       if (row.up_to != kNoEnd) text += "up_to = " + std::to_string(row.up_to) + "\n";
       text += "way = \"" + std::string(to_string(row.way)) + "\"\n";
-      if (row.way != MessageWay::eager) text += "piece = " + std::to_string(row.piece) + "\n";
+      if (row.way != MessageWay::eager) {
+        text += "piece = " + std::to_string(row.piece) + "\n";
+        if (table.transport == kReadable) text += "mapped = \"" + std::string(to_string(row.mapped)) + "\"\n";
+      }
       text += "\n";
     }
   }

@@ -16,16 +16,20 @@ namespace dtr::inline v0 {
 enum class MessageWay : std::uint8_t {
   eager,  ///< one message of the fabric: copied at once, kept at the receiver if nobody has asked for it
   slots,  ///< in pieces through slots of the receiver: both sides copy at the same time
+  read,   ///< the receiver copies from the sender's memory, once (shm)
 };
 
-/// "eager", "slots".
+/// "eager", "slots", "read".
 [[nodiscard]] std::string_view to_string(MessageWay way) noexcept;
 
 /// How messages go to the ranks that one transport reaches.
 struct ThresholdRow {
   std::uint64_t up_to = 0;  ///< bytes of the largest message of this row; the last row of a transport has no end
+  /// From memory that the receiver does not map; `read` is by process_vm_readv then, and slots where that cannot be.
   MessageWay way = MessageWay::slots;
   std::uint32_t piece = 65536;  ///< slots: bytes copied at a time, at most messages.slot_bytes
+  /// The same from memory of Runtime::allocate, which the receiver maps (shm): slots or read.
+  MessageWay mapped = MessageWay::read;
 };
 
 /// The row of a message of so many bytes; there is one at least.

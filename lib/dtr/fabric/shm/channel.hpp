@@ -19,6 +19,10 @@ class ShmChannel final : public Channel {
     return link_->post(requests, deadline);
   }
   Result<const RemoteRegion*> import(const RemoteKey& key) override { return link_->import(key); }
+  bool reads_process() const noexcept override { return link_->reads_process(); }
+  Status read_process(std::uint64_t address, std::span<std::byte> to) noexcept override {
+    return link_->read_process(address, to);
+  }
   std::uint32_t cancel(Completion& completion) noexcept override { return link_->cancel(completion); }
   // What ends here is never touched again: copies happen in the caller, or under a lock that ending takes too.
   bool quiesced() const noexcept override { return true; }

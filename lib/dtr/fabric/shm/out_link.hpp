@@ -28,6 +28,8 @@ class OutLink final : public Watcher {
   // --- any thread: what Channel promises ---
   [[nodiscard]] PostResult post(std::span<const WorkRequest> requests, Deadline deadline) noexcept;
   [[nodiscard]] Result<const RemoteRegion*> import(const RemoteKey& key);
+  [[nodiscard]] bool reads_process() const noexcept;
+  [[nodiscard]] Status read_process(std::uint64_t address, std::span<std::byte> to) noexcept;
   std::uint32_t cancel(Completion& completion) noexcept;
   void end_atomics() noexcept;
   void close() noexcept;

@@ -234,6 +234,20 @@ OutLink::Moved OutLink::foreign_piece(const WorkRequest& request, const Imported
   return {Way::refused, copied.code, copied.cause};
 }
 
+bool OutLink::reads_process() const noexcept {
+  return gate_.load(std::memory_order_acquire) == Gate::open && parts_.cma;
+}
+
+Status OutLink::read_process(std::uint64_t address, std::span<std::byte> to) noexcept {
+  if (local_->fork_guard.in_forked_child()) return {.code = Errc::forked};
+  if (gate_.load(std::memory_order_acquire) != Gate::open) return shut_status();
+  if (!parts_.cma) return {.code = Errc::unsupported};
+  const ForeignCopy copied = read_foreign(parts_.pid, address, to.data(), to.size());
+  local_->traffic->count(Opcode::get, 1, to.size());
+  if (copied.code != Errc::ok) local_->traffic->count_failure(copied.code);
+  return {.code = copied.code, .cause = copied.cause};
+}
+
 std::uint32_t OutLink::take_messages(std::span<const WorkRequest> requests, Status& status) noexcept {
   std::uint32_t taken = 0;
   const std::lock_guard lock(lock_);

@@ -58,6 +58,7 @@ Result<Messenger::Core::Operation*> Messenger::Core::make(bool is_send, int rank
   operation->code = Errc::ok;
   operation->partner = 0;
   operation->unwanted = false;
+  operation->lease = 0;
   operation->message = {.source = is_send ? static_cast<int>(fabric_.self()) : rank, .tag = tag, .bytes = 0};
   earliest_ = std::min(earliest_, operation->deadline);
   return operation;
@@ -137,7 +138,8 @@ bool Messenger::Core::try_receive(Lock& lock, Operation& recv) {
   source->unexpected.erase(found);
   if (message.offer != 0) {
     --source->offers_held;
-    accept(lock, *source, recv, message.tag, message.bytes, message.offer);
+    const Offer offer{.tag = message.tag, .bytes = message.bytes, .id = message.offer};
+    accept(lock, *source, recv, offer, message.source.get());
     return true;
   }
   source->held -= message.cost;

@@ -48,6 +48,8 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   using Operation = messaging::Operation;
   using Stage = messaging::Stage;
 
+  struct Peer;
+
   /// A message that nobody has asked for yet.
   struct Unexpected {
     std::uint64_t arrival = 0;  ///< counts those of all peers
@@ -57,6 +59,21 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     std::uint64_t cost = 0;   ///< eager: of the room that its sender has here
     std::uint64_t left = 0;   ///< the same, of a sender that has ended since
     std::vector<std::byte> payload{};
+    std::unique_ptr<messaging::Source> source{};  ///< of an offer that may be read
+  };
+
+  /// A message that is read in its sender's memory.
+  struct Reading {
+    std::uint64_t operation = 0;
+    std::uint64_t offer = 0;
+    Peer* peer = nullptr;
+    std::uint64_t bytes = 0;
+    std::uint64_t moved = 0;
+    const fabric::RemoteRegion* memory = nullptr;  ///< mapped here; null: read by `address`
+    std::uint64_t offset = 0;
+    std::uint64_t address = 0;
+    const fabric::RemoteRegion* lease = nullptr;
+    std::uint64_t lease_offset = 0;
   };
 
   /// A message that a peer has asked for, on its way into the peer's slots.
@@ -185,8 +202,24 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   void deliver(Operation& recv, Peer& peer, std::uint64_t tag, std::span<const std::byte> payload,
                std::uint64_t cost) noexcept;
   /// Gets what was offered for this recv.
-  void accept(Lock& lock, Peer& peer, Operation& recv, std::uint64_t tag, std::uint64_t bytes, std::uint64_t offer);
+  void accept(Lock& lock, Peer& peer, Operation& recv, const messaging::Offer& offer, const messaging::Source* source);
   void copy_from_self(Lock& lock, Operation& recv, std::uint64_t offer);
+
+  // core_read.cpp: with the lock
+  /// Lets the peer read what `send` offers; false: it goes through slots.
+  [[nodiscard]] bool lend(Peer& peer, Operation& send, messaging::Source& source) noexcept;
+  [[nodiscard]] bool open_leases();
+  [[nodiscard]] std::atomic_ref<std::uint64_t> lease_word(std::uint32_t lease) const noexcept;
+  void end_lease(Operation& send) noexcept;
+  /// False: it cannot be read, or had better go through slots.
+  [[nodiscard]] bool begin_reading(Peer& peer, Operation& recv, const messaging::Offer& offer,
+                                   const messaging::Source& source);
+  [[nodiscard]] const fabric::RemoteRegion* mapped_here(Peer& peer, const RemoteKey& key);
+  /// On progress; lets go of the lock while it copies.
+  int read_on(Lock& lock) noexcept;
+  [[nodiscard]] static fabric::Status read_piece(const Reading& reading, std::span<std::byte> to) noexcept;
+  [[nodiscard]] static bool still_lent(const Reading& reading) noexcept;
+  void end_reading(Reading& reading, Operation& recv, fabric::Status status, bool good) noexcept;
 
   // core_pieces.cpp: on progress, with the lock, which they let go of while they copy
   int progress(int budget) noexcept override;
@@ -240,8 +273,11 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   std::vector<Peer*> active_{};  ///< with `takes`
   Deadline::Clock::time_point earliest_ = Deadline::Clock::time_point::max();
   bool has_room_ = false;          ///< somebody has_room
-  std::atomic<bool> busy_{false};  ///< active_ is not empty, or has_room_
-  std::uint32_t looks_ = 0;        ///< progress only
+  std::atomic<bool> busy_{false};  ///< active_ or readings_ is not empty, or has_room_
+  std::deque<Reading> readings_{};
+  Buffer leases_{};  ///< words: the id of the operation whose memory may be read
+  std::vector<std::uint32_t> free_leases_{};
+  std::uint32_t looks_ = 0;  ///< progress only
 };
 
 }  // namespace dtr::inline v0

@@ -10,6 +10,7 @@ namespace dtr::inline v0 {
 using namespace messaging;
 
 void Messenger::Core::finish(Operation& operation) noexcept {
+  end_lease(operation);
   operation.stage = Stage::ended;
   ++ended_now_;
   operation.ended.store(true, std::memory_order_release);
@@ -89,7 +90,7 @@ std::string Messenger::Core::late_words(const Operation& operation) const {
     case Stage::flying:
       return "it has not left; whether it comes to the receiver is unknown";
     case Stage::offered:
-      return "the receiver has not asked for these " + std::to_string(operation.bytes) + " bytes";
+      return "the receiver has not taken these " + std::to_string(operation.bytes) + " bytes";
     case Stage::posted:
       return "no message with tag " + std::to_string(operation.tag) + " has come";
     default:

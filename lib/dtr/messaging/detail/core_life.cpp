@@ -57,7 +57,10 @@ Messenger::Core::~Core() {
   for (const auto& each : peers_) {
     if (each == nullptr) continue;
     // What a peer may still write into, or the fabric read, is nobody else's until the Runtime ends.
-    if (!each->parted && fabric_.peer_state(each->id) != Errc::peer_left) each->ours.memory.abandon();
+    if (!each->parted && fabric_.peer_state(each->id) != Errc::peer_left) {
+      each->ours.memory.abandon();
+      leases_.abandon();  // other words there would lead it astray
+    }
     drop_copies(each->theirs);
   }
   const bool told =

@@ -213,7 +213,8 @@ int Messenger::Core::progress(int /*budget*/) noexcept {
       active_[i] = active_.back();
       active_.pop_back();
     }
-    busy_.store(!active_.empty() || has_room_, std::memory_order_relaxed);
+    handled += read_on(lock);
+    busy_.store(!active_.empty() || !readings_.empty() || has_room_, std::memory_order_relaxed);
     if (look_at_clock && earliest_ != Deadline::Clock::time_point::max()) {
       const auto now = Deadline::Clock::now();
       if (now >= earliest_) end_expired(now);
@@ -232,7 +233,7 @@ bool Messenger::Core::prepare_sleep() noexcept {
   looks_ = kLookAtClock - 1;  // the next look is after the sleep
   if (!busy_.load(std::memory_order_acquire)) return true;
   const Lock lock(mutex_);
-  if (has_room_) return false;
+  if (has_room_ || !readings_.empty()) return false;
   return std::none_of(active_.begin(), active_.end(),
                       [&](const Peer* peer) { return !peer->theirs.blocked && may_fill(*peer); });
 }

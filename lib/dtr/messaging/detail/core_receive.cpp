@@ -15,6 +15,15 @@ namespace {
 /// Within a rank, before somebody looks at the clock.
 constexpr std::uint64_t kCopiedAtOnce = 4 << 20;
 
+bool is_sound(const Source& source, std::uint64_t bytes) noexcept {
+  const auto inside = [](const RemoteKey& key, std::uint64_t offset, std::uint64_t length) {
+    return offset <= key.length && length <= key.length - offset;
+  };
+  return source.lease_offset % sizeof(std::uint64_t) == 0 &&
+         inside(source.lease, source.lease_offset, sizeof(std::uint64_t)) &&
+         (source.mappable == 0 || inside(source.memory, source.offset, bytes));
+}
+
 }  // namespace
 
 void Messenger::Core::on_message(fabric::PeerId from, std::span<const std::byte> payload) noexcept {
@@ -141,15 +150,22 @@ bool Messenger::Core::take_eager(Peer& peer, std::span<const std::byte> message)
 }
 
 bool Messenger::Core::take_offer(Lock& lock, Peer& peer, std::span<const std::byte> message) {
-  const auto offer = whole<Offer>(message);
+  const auto offer = front<Offer>(message);
   if (!offer || offer->id == 0) return false;
+  const auto behind = message.subspan(sizeof(Offer));
+  const auto source = whole<Source>(behind);
+  if (!behind.empty() && (!source || !is_sound(*source, offer->bytes))) return false;
   if (Operation* recv = match(peer, offer->tag); recv != nullptr) {
-    accept(lock, peer, *recv, offer->tag, offer->bytes, offer->id);
+    accept(lock, peer, *recv, *offer, source ? &*source : nullptr);
     return true;
   }
   if (peer.offers_held == kOffers) return false;
-  peer.unexpected.push_back(
-      {.arrival = arrivals_++, .tag = offer->tag, .bytes = offer->bytes, .offer = offer->id, .cost = 0, .payload = {}});
+  peer.unexpected.push_back({.arrival = arrivals_++,
+                             .tag = offer->tag,
+                             .bytes = offer->bytes,
+                             .offer = offer->id,
+                             .cost = 0,
+                             .source = source ? std::make_unique<Source>(*source) : nullptr});
   ++peer.offers_held;
   return true;
 }
@@ -165,30 +181,31 @@ bool Messenger::Core::take_withdrawal(Peer& peer, std::span<const std::byte> mes
   return true;
 }
 
-void Messenger::Core::accept(Lock& lock, Peer& peer, Operation& recv, std::uint64_t tag, std::uint64_t bytes,
-                             std::uint64_t offer) {
+void Messenger::Core::accept(Lock& lock, Peer& peer, Operation& recv, const Offer& offer, const Source* source) {
+  const std::uint64_t bytes = offer.bytes;
   recv.peer = peer.id;
-  recv.message = {.source = static_cast<int>(peer.id), .tag = tag, .bytes = bytes};
+  recv.message = {.source = static_cast<int>(peer.id), .tag = offer.tag, .bytes = bytes};
   recv.stage = Stage::moving;
   if (bytes > recv.bytes) {
     end(recv, Errc::truncated, too_long(bytes, recv.bytes));
-    return tell_done(peer, offer, Errc::ok);
+    return tell_done(peer, offer.id, Errc::ok);
   }
   if (bytes == 0) {
     finish(recv);
-    return tell_done(peer, offer, Errc::ok);
+    return tell_done(peer, offer.id, Errc::ok);
   }
-  if (peer.id == fabric_.self()) return copy_from_self(lock, recv, offer);
+  if (peer.id == fabric_.self()) return copy_from_self(lock, recv, offer.id);
+  if (source != nullptr && begin_reading(peer, recv, offer, *source)) return;
   if (auto opened = open_slots(peer); !opened) {
     end(recv, opened.error().code, opened.error().message);
-    return tell_done(peer, offer, opened.error().code);
+    return tell_done(peer, offer.id, opened.error().code);
   }
   const std::uint32_t piece = std::clamp(row_for(*peer.rows, bytes).piece, std::uint32_t{1}, slot_bytes_);
   OurSlots& ours = peer.ours;
   ours.schedule.push_back({.operation = id_of(recv), .bytes = bytes, .moved = 0, .piece = piece});
-  recv.partner = offer;
+  recv.partner = offer.id;
   const Take take{.head = {.kind = Kind::take},
-                  .id = offer,
+                  .id = offer.id,
                   .number = ours.takes++,
                   .bytes = bytes,
                   .offset = ours.memory.offset(),

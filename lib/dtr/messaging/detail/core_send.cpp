@@ -64,12 +64,17 @@ bool Messenger::Core::transmit(Peer& to, Operation& send) noexcept {
   if (to.offers >= kOffers) return false;
   ++to.offers;
   ++to.offered;
-  const Offer offer{.head = {.kind = Kind::offer, .sequence = to.next_out++},
+  struct {
+    Offer offer;
+    Source source;
+  } words{.offer = {.head = {.kind = Kind::offer, .sequence = to.next_out++},
                     .tag = send.tag,
                     .bytes = send.bytes,
-                    .id = id_of(send)};
+                    .id = id_of(send)},
+          .source = {}};
+  const bool lent = lend(to, send, words.source);
   send.stage = Stage::offered;
-  tell(to, &offer, sizeof offer, &send.completion);
+  tell(to, &words, lent ? sizeof words : sizeof words.offer, &send.completion);
   if (send.completion.done()) settle(send);
   return true;
 }

@@ -16,6 +16,8 @@ inline constexpr std::uint64_t kRoom = 1 << 20;
 inline constexpr std::uint64_t kLeft = 16 * kRoom;
 /// Offers of one sender that nobody has asked for yet.
 inline constexpr std::uint32_t kOffers = 1024;
+/// Messages of one Messenger that receivers may read in its memory, at a time.
+inline constexpr std::uint32_t kLeases = 4096;
 /// Messages that may be known before one that was sent earlier.
 inline constexpr std::uint32_t kEarly = 1 << 15;
 /// The most slots, and the largest, that a peer may describe.

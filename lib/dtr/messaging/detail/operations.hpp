@@ -18,7 +18,7 @@ enum class Stage : std::uint8_t {
   free,
   queued,   ///< send: no room to tell the receiver
   flying,   ///< send, eager: the fabric has a copy and not yet passed it on
-  offered,  ///< send: the receiver knows and has not asked
+  offered,  ///< send: the receiver knows, and has not asked or reads it
   posted,   ///< recv: no message yet
   moving,   ///< pieces are on their way
   ended,
@@ -37,6 +37,7 @@ struct Operation {
   std::uint32_t slot = 0;   ///< its own number
   std::uint32_t pins = 0;   ///< copies from or to `memory` under way
   bool unwanted = false;    ///< somebody waits for the pins to end it
+  std::uint32_t lease = 0;  ///< send: its place among the leases, from 1; 0 = none
   fabric::PeerId peer = 0;  ///< any_rank: known once it moves
   std::uint64_t tag = 0;    ///< recv: as asked
   std::uint64_t mask = 0;

@@ -41,6 +41,17 @@ struct Offer {
   std::uint64_t tag = 0;
   std::uint64_t bytes = 0;
   std::uint64_t id = 0;  ///< the sender's operation
+};                       // then a Source, or nothing
+
+/// Where an offered message lies, for a receiver that reads it there. What it has read is the message if the lease held
+/// the offer's id afterwards: a sender that takes its memory back clears that first.
+struct Source {
+  std::uint64_t address = 0;  ///< in the sender's process
+  RemoteKey memory{};         ///< of a region that holds it and can be mapped, if `mappable`
+  std::uint64_t offset = 0;   ///< there
+  std::uint64_t mappable = 0;
+  RemoteKey lease{};
+  std::uint64_t lease_offset = 0;
 };
 
 struct Withdraw {
@@ -83,7 +94,7 @@ struct PieceWord {
 
 /// The largest of them that has no payload; fabric.eager_bytes has to hold it.
 inline constexpr std::size_t kLargestHead = 256;
-static_assert(sizeof(Take) <= kLargestHead);
+static_assert(sizeof(Take) <= kLargestHead && sizeof(Offer) + sizeof(Source) <= kLargestHead);
 
 /// The front of a message, if it is long enough.
 template <class T>

@@ -1,0 +1,334 @@
+// Messages that the receiver reads in the sender's memory: whole, or not at all, whatever the sender does meanwhile.
+#include <cstring>
+#include <thread>
+
+#include "messaging/ways.hpp"
+
+namespace dtr {
+namespace {
+
+using namespace testing;
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t kTag = 7;
+
+/// From memory of the pool, which the receiver maps, or from malloc's, which it does not.
+struct Lies {
+  const char* where;
+  bool mapped;
+};
+// NOLINTNEXTLINE(readability-identifier-naming): the name is GoogleTest's
+void PrintTo(const Lies& lies, std::ostream* out) { *out << lies.where; }
+
+class ReadTest : public ::testing::TestWithParam<Lies> {
+ protected:
+  static Job job(int ranks = 2) {
+    return {.transport = "shm", .workers = ranks, .servers = 0, .config = {{"messages.thresholds", DTR_READ_TABLE}}};
+  }
+
+  struct Memory {
+    Buffer pooled{};
+    Bytes own{};
+    std::span<std::byte> bytes{};
+  };
+  static Memory memory(Runtime& rt, std::size_t bytes) {
+    Memory made;
+    if (GetParam().mapped) {
+      made.pooled = value_or_throw(rt.allocate(bytes));
+      made.bytes = made.pooled.span();
+    } else {
+      made.own.resize(bytes);
+      made.bytes = made.own;
+    }
+    return made;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Memory, ReadTest, ::testing::Values(Lies{"pool", true}, Lies{"malloc", false}),
+                         [](const auto& lies) { return std::string(lies.param.where); });
+
+void send_one(Messenger& messenger, int to, std::span<const std::byte> data) {
+  DTR_ASSERT_OK(messenger.wait(value_or_throw(messenger.send(to, kTag, data, soon()))));
+}
+void recv_one(Messenger& messenger, int from, std::span<std::byte> data) {
+  DTR_ASSERT_OK(messenger.wait(value_or_throw(messenger.recv(from, kTag, data, soon()))));
+}
+
+/// Bytes that this rank has read in memory of others.
+std::uint64_t bytes_read(Runtime& rt) {
+  std::uint64_t all = 0;
+  for (const auto& each : rt.fabric().traffic()) {
+    if (each.transport == "shm") all += each.totals.bytes[static_cast<std::size_t>(fabric::Opcode::get)];
+  }
+  return all;
+}
+
+/// So many messages until the ways between the two stand: before, they go through slots.
+void warm_up(Runtime& rt, Messenger& messenger, std::span<std::byte> memory) {
+  bool read = false;
+  for (int i = 0; i < 1000 && !read; ++i) {
+    const auto piece = memory.first(8192);
+    const std::uint64_t before = bytes_read(rt);
+    if (rt.rank() == 0) {
+      send_one(messenger, 1, piece);
+    } else {
+      recv_one(messenger, 0, piece);
+    }
+    const bool mine = bytes_read(rt) >= before + piece.size();
+    std::byte told{mine};
+    const auto all = value_or_throw(rt.allgather("read", {&told, 1}, soon()));
+    read = all.at(1).at(0) != std::byte{0};
+  }
+  EXPECT_TRUE(read) << "messages are not read";
+}
+
+TEST_P(ReadTest, EverySizeFromEveryPlaceComesWholeAndIsCopiedOnce) {
+  run(job(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::size_t kMost = (5 << 20) + 100;
+    Memory mine = memory(rt, kMost);
+    warm_up(rt, messenger, mine.bytes);
+    std::uint64_t sum = 0;
+    const std::uint64_t before = bytes_read(rt);
+    for (const std::size_t size : {4097, 5000, 8192, 65536, 65537, 1 << 20, (1 << 20) + 1, (5 << 20) + 3}) {
+      for (const std::size_t at : {std::size_t{0}, std::size_t{1}, kMost - size}) {
+        const Bytes right = data_of(size, size + at);
+        const auto place = mine.bytes.subspan(at, size);
+        sum += size;
+        if (rt.rank() == 0) {
+          std::memcpy(place.data(), right.data(), size);
+          send_one(messenger, 1, place);
+        } else {
+          recv_one(messenger, 0, place);
+          EXPECT_TRUE(std::equal(place.begin(), place.end(), right.begin())) << size << " at " << at;
+        }
+      }
+    }
+    if (rt.rank() == 1) {
+      EXPECT_GE(bytes_read(rt), before + sum);
+    }
+    value_or_throw(rt.allgather("end", {}, soon()));
+  });
+}
+
+TEST_P(ReadTest, ManyAtOnceInBothDirectionsComeEachToItsOwn) {
+  run(job(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::size_t kCount = 50;
+    constexpr std::size_t kEach = 300'001;
+    const int other = 1 - rt.rank();
+    Memory out = memory(rt, kCount * kEach);
+    Memory in = memory(rt, kCount * kEach);
+    const auto seed = [](int rank, std::size_t i) { return static_cast<std::uint64_t>(rank) * 1000 + i; };
+    std::vector<MessageHandle> handles;
+    for (std::size_t i = 0; i < kCount; ++i) {
+      const Bytes data = data_of(kEach, seed(rt.rank(), i));
+      std::memcpy(out.bytes.data() + i * kEach, data.data(), kEach);
+      handles.push_back(value_or_throw(messenger.send(other, i, out.bytes.subspan(i * kEach, kEach), soon())));
+    }
+    for (std::size_t i = kCount; i-- > 0;) {
+      handles.push_back(value_or_throw(messenger.recv(other, i, in.bytes.subspan(i * kEach, kEach), soon())));
+    }
+    for (const MessageHandle each : handles) DTR_ASSERT_OK(messenger.wait(each));
+    for (std::size_t i = 0; i < kCount; ++i) {
+      const Bytes right = data_of(kEach, seed(other, i));
+      EXPECT_EQ(std::memcmp(in.bytes.data() + i * kEach, right.data(), kEach), 0) << i;
+    }
+    value_or_throw(rt.allgather("end", {}, soon()));
+  });
+}
+
+// A copy of 32 MiB takes some milliseconds: the cancel comes before, in the midst of it, and afterwards.
+TEST_P(ReadTest, WhatItsSenderTakesBackIsNeverDeliveredWithOtherBytes) {
+  run(job(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::size_t kBytes = 32 << 20;
+    constexpr int kAttempts = 60;
+    Memory mine = memory(rt, kBytes);
+    warm_up(rt, messenger, mine.bytes);
+    int taken_back = 0;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      const auto right = static_cast<std::byte>(attempt);
+      if (rt.rank() == 0) {
+        std::fill(mine.bytes.begin(), mine.bytes.end(), right);
+        value_or_throw(rt.allgather("filled", {}, soon()));
+        const auto sent = value_or_throw(messenger.send(1, kTag, mine.bytes, soon()));
+        std::this_thread::sleep_for(std::chrono::microseconds(150 * (attempt % 20)));
+        const bool cancelled = messenger.cancel(sent);
+        if (cancelled) {
+          std::fill(mine.bytes.begin(), mine.bytes.end(), std::byte{0xEE});
+          ++taken_back;
+        }
+        EXPECT_EQ(messenger.wait(sent).has_value(), !cancelled);
+      } else {
+        value_or_throw(rt.allgather("filled", {}, soon()));
+        const auto came = messenger.wait(value_or_throw(messenger.recv(0, kTag, mine.bytes, Deadline(scaled(300ms)))));
+        if (came) {
+          EXPECT_EQ(std::count(mine.bytes.begin(), mine.bytes.end(), right), kBytes) << "attempt " << attempt;
+        } else {
+          EXPECT_TRUE(came.error().code == Errc::cancelled || came.error().code == Errc::timed_out)
+              << came.error().to_string();
+        }
+      }
+      value_or_throw(rt.allgather("attempted", {}, soon()));
+    }
+    if (rt.rank() == 0) {
+      EXPECT_GT(taken_back, 0);
+    }
+  });
+}
+
+TEST_P(ReadTest, ARecvThatIsCancelledWhileItReadsEndsItsSend) {
+  run(job(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::size_t kBytes = 32 << 20;
+    Memory mine = memory(rt, kBytes);
+    warm_up(rt, messenger, mine.bytes);
+    for (int attempt = 0; attempt < 20; ++attempt) {
+      bool ended_well = false;
+      if (rt.rank() == 0) {
+        const auto sent = value_or_throw(messenger.send(1, kTag, mine.bytes, soon()));
+        value_or_throw(rt.allgather("offered", {}, soon()));
+        const auto outcome = messenger.wait(sent);
+        ended_well = outcome.has_value();
+        if (!outcome) {
+          EXPECT_EQ(outcome.error().code, Errc::cancelled) << outcome.error().to_string();
+        }
+      } else {
+        value_or_throw(rt.allgather("offered", {}, soon()));
+        const auto came = value_or_throw(messenger.recv(0, kTag, mine.bytes, soon()));
+        std::this_thread::sleep_for(std::chrono::microseconds(100 * attempt));
+        const bool cancelled = messenger.cancel(came);
+        ended_well = messenger.wait(came).has_value();
+        EXPECT_EQ(ended_well, !cancelled);
+      }
+      std::byte mine_ended{ended_well};
+      const auto all = value_or_throw(rt.allgather("ended", {&mine_ended, 1}, soon()));
+      EXPECT_EQ(all.at(0), all.at(1)) << "the two ends differ";
+    }
+  });
+}
+
+TEST_P(ReadTest, AMessageThatIsTooLongIsNotRead) {
+  run(job(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    Memory mine = memory(rt, 1 << 20);
+    warm_up(rt, messenger, mine.bytes);
+    if (rt.rank() == 0) {
+      send_one(messenger, 1, mine.bytes);
+    } else {
+      const auto came = messenger.wait(value_or_throw(messenger.recv(0, kTag, mine.bytes.first(100'000), soon())));
+      ASSERT_FALSE(came);
+      EXPECT_EQ(came.error().code, Errc::truncated);
+    }
+    value_or_throw(rt.allgather("end", {}, soon()));
+  });
+}
+
+TEST_P(ReadTest, MoreThanMayBeReadAtATimeComeAllTheSame) {
+  run(job(6), [](Runtime& rt) {
+    constexpr int kOfEach = 1000;  // to five ranks: more than the 4096 that may be lent
+    Messenger messenger(rt);
+    Memory mine = memory(rt, 5000);
+    const Bytes right = data_of(5000);
+    if (rt.rank() == 0) {
+      std::memcpy(mine.bytes.data(), right.data(), right.size());
+      std::vector<MessageHandle> sent;
+      for (int i = 0; i < kOfEach; ++i) {
+        for (int to = 1; to < rt.size(); ++to) {
+          sent.push_back(value_or_throw(messenger.send(to, kTag, mine.bytes, soon())));
+        }
+      }
+      value_or_throw(rt.allgather("sent", {}, soon()));
+      for (const MessageHandle each : sent) DTR_ASSERT_OK(messenger.wait(each));
+    } else {
+      value_or_throw(rt.allgather("sent", {}, soon()));
+      for (int i = 0; i < kOfEach; ++i) {
+        std::fill(mine.bytes.begin(), mine.bytes.end(), std::byte{0});
+        recv_one(messenger, 0, mine.bytes);
+        ASSERT_TRUE(std::equal(right.begin(), right.end(), mine.bytes.begin())) << i;
+      }
+    }
+    value_or_throw(rt.allgather("end", {}, soon()));
+  });
+}
+
+TEST_P(ReadTest, AMessengerThatEndsWhileItIsReadFromEndsTheRecvs) {
+  run(job(), [](Runtime& rt) {
+    constexpr std::size_t kBytes = 32 << 20;
+    Memory mine = memory(rt, kBytes);
+    for (int attempt = 0; attempt < 10; ++attempt) {
+      {
+        Messenger messenger(rt);
+        warm_up(rt, messenger, mine.bytes);
+        if (rt.rank() == 0) {
+          static_cast<void>(value_or_throw(messenger.send(1, kTag, mine.bytes, soon())));
+          value_or_throw(rt.allgather("offered", {}, soon()));
+          std::this_thread::sleep_for(std::chrono::microseconds(300 * attempt));
+        } else {
+          const auto came = value_or_throw(messenger.recv(0, kTag, mine.bytes, soon()));
+          value_or_throw(rt.allgather("offered", {}, soon()));
+          if (attempt % 2 == 0) {
+            const auto outcome = messenger.wait(came);
+            if (!outcome) {
+              EXPECT_TRUE(outcome.error().code == Errc::closed || outcome.error().code == Errc::cancelled)
+                  << outcome.error().to_string();
+            }
+          }
+        }
+      }
+      value_or_throw(rt.allgather("both have ended", {}, soon()));
+    }
+  });
+}
+
+TEST(ReadRevokedTest, MemoryThatIsNoLongerRegisteredEndsBothSidesWithAnError) {
+  const Job job{.transport = "shm", .workers = 2, .servers = 0, .config = {{"messages.thresholds", DTR_READ_TABLE}}};
+  run(job, [](Runtime& rt) {
+    Messenger messenger(rt);
+    if (rt.rank() == 0) {
+      Region* const region = value_or_throw(rt.fabric().allocate_segment(1 << 20));
+      warm_up(rt, messenger, region->span());
+      const auto sent = value_or_throw(messenger.send(1, kTag, region->span(), soon()));
+      DTR_ASSERT_OK(rt.fabric().unregister_memory(*region, soon()));
+      value_or_throw(rt.allgather("revoked", {}, soon()));
+      const auto outcome = messenger.wait(sent);
+      ASSERT_FALSE(outcome);
+      EXPECT_EQ(outcome.error().code, Errc::cancelled) << outcome.error().to_string();
+      return;
+    }
+    Bytes in(1 << 20);
+    warm_up(rt, messenger, in);
+    value_or_throw(rt.allgather("revoked", {}, soon()));
+    const auto came = messenger.wait(value_or_throw(messenger.recv(0, kTag, in, soon())));
+    ASSERT_FALSE(came);
+    // The one if it is still mapped here, the other if it is read by its address.
+    EXPECT_TRUE(came.error().code == Errc::revoked || came.error().code == Errc::out_of_range)
+        << came.error().to_string();
+  });
+}
+
+TEST(ReadWithoutTest, WhereTheKernelDoesNotAllowItMessagesGoThroughSlots) {
+  const Job job{.transport = "shm",
+                .workers = 2,
+                .servers = 0,
+                .config = {{"messages.thresholds", DTR_READ_TABLE}, {"shm.cma", "off"}}};
+  run(job, [](Runtime& rt) {
+    Messenger messenger(rt);
+    const Bytes right = data_of(1 << 20);
+    for (int i = 0; i < 5; ++i) {
+      if (rt.rank() == 0) {
+        send_one(messenger, 1, right);
+      } else {
+        Bytes in(right.size());
+        recv_one(messenger, 0, in);
+        EXPECT_TRUE(in == right);
+      }
+    }
+    EXPECT_EQ(bytes_read(rt), 0U);
+    value_or_throw(rt.allgather("end", {}, soon()));
+  });
+}
+
+}  // namespace
+}  // namespace dtr
