@@ -15,6 +15,8 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
         column, unit, better = figure
         count = harness.iterations(size, quick, cost_us)
         options = [] if batch is None else ["--batch", str(batch)]
+        if name == "pool_bw":
+            options.append("--managed")
         peers = [
             harness.ucx(runner, ucx_test, size, count, column, UCX),
             harness.openmpi(runner, mpi_op, size, count, column, OPENMPI),
@@ -47,6 +49,8 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
     for size in (64 * KIB, MIB, 16 * MIB):
         add("send_bw", BANDWIDTH, size, 0.3, "msg_bw", None, ["tag_bw"], "send_bw")
         add("msg_lat", LATENCY, size, 0.6, "msg_lat", None, ["tag_lat"], "send_lat", noise=False)
+        # For information: libdtr's from memory of its pool.
+        add("pool_bw", BANDWIDTH, size, 0.3, "msg_bw", None, ["tag_bw"], "send_bw", noise=False)
     return made, []
 
 
