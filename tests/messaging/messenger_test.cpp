@@ -58,6 +58,41 @@ TEST_P(MessengerTest, EverySizeComesWholeWhetherExpectedOrNot) {
   });
 }
 
+TEST_P(MessengerTest, MessagesAreCountedByTheWayTheyCame) {
+  run(GetParam(), [](Runtime& rt) {
+    const auto count = [&](const char* name, MetricLabels labels) {
+      labels.insert(labels.begin(), {"group", "3"});
+      return rt.metrics().counter(name, "", labels).value();
+    };
+    for (std::uint64_t life = 1; life <= 2; ++life) {  // of one Messenger after the other
+      {
+        Messenger messenger(rt, {.group = 3});
+        Bytes data(100'000);
+        for (const std::size_t size : {std::size_t{100}, data.size()}) {
+          const auto part = std::span(data).first(size);
+          auto begun = rt.rank() == 0 ? messenger.send(1, kTag, part, soon()) : messenger.recv(0, kTag, part, soon());
+          DTR_ASSERT_OK(messenger.wait(value_or_throw(std::move(begun))));
+        }
+        const auto gone = value_or_throw(messenger.recv(1 - rt.rank(), kTag + 1, data, soon()));
+        EXPECT_TRUE(messenger.cancel(gone));
+        value_or_throw(rt.allgather("counted", {}, soon()));
+      }
+      EXPECT_EQ(count("dtr_messages_failed_total", {}), life);
+      if (rt.rank() == 0) {
+        EXPECT_EQ(count("dtr_messages_sent_total", {}), 2 * life);
+        EXPECT_EQ(count("dtr_messages_sent_bytes_total", {}), 100'100 * life);
+      } else {
+        EXPECT_EQ(count("dtr_messages_received_total", {{"way", "eager"}}), life);
+        EXPECT_EQ(count("dtr_messages_received_bytes_total", {{"way", "eager"}}), 100 * life);
+        const auto larger = count("dtr_messages_received_total", {{"way", "slots"}}) +
+                            count("dtr_messages_received_total", {{"way", "read"}});
+        EXPECT_EQ(larger, life);
+      }
+      value_or_throw(rt.allgather("ended", {}, soon()));
+    }
+  });
+}
+
 TEST_P(MessengerTest, MessagesOfOneTagComeInTheOrderOfTheirSendsWhateverTheirSizes) {
   run(GetParam(), [](Runtime& rt) {
     Messenger messenger(rt);

@@ -106,6 +106,9 @@ TEST_P(ReadTest, EverySizeFromEveryPlaceComesWholeAndIsCopiedOnce) {
     }
     if (rt.rank() == 1) {
       EXPECT_GE(bytes_read(rt), before + sum);
+      const MetricLabels labels{{"group", "0"}, {"way", "read"}};
+      EXPECT_GE(rt.metrics().counter("dtr_messages_received_total", "", labels).value(), 24U);
+      EXPECT_GE(rt.metrics().counter("dtr_messages_received_bytes_total", "", labels).value(), sum);
     }
     value_or_throw(rt.allgather("end", {}, soon()));
   });

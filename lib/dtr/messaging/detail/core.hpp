@@ -256,6 +256,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   fabric::Fabric& fabric_;
   const ForkGuard fork_guard_;
   const Thresholds thresholds_;
+  messaging::Counts counts_;
   const fabric::Port port_;
   const std::uint32_t slot_bytes_;
   const std::uint32_t slot_count_;

@@ -11,6 +11,13 @@ using namespace messaging;
 
 void Messenger::Core::finish(Operation& operation) noexcept {
   end_lease(operation);
+  if (operation.code != Errc::ok) {
+    counts_.failed();
+  } else if (operation.is_send) {
+    counts_.sent(operation.bytes);
+  } else {
+    counts_.received(operation.carrier, operation.message.bytes);
+  }
   operation.stage = Stage::ended;
   ++ended_now_;
   operation.ended.store(true, std::memory_order_release);

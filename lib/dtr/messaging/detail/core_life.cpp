@@ -25,6 +25,7 @@ Messenger::Core::Core(Runtime& runtime, MessengerOptions options)
     : runtime_(runtime),
       fabric_(runtime.fabric()),
       thresholds_(chosen(runtime, options)),
+      counts_(runtime.metrics(), options.group),
       port_(value_or_throw(runtime.service_port("messaging", options.group))),
       slot_bytes_(static_cast<std::uint32_t>(runtime.config().integer("messages.slot_bytes"))),
       slot_count_(static_cast<std::uint32_t>(runtime.config().integer("messages.slot_count"))),

@@ -97,6 +97,7 @@ bool Messenger::Core::begin_reading(Peer& from, Operation& recv, const Offer& of
                        .lease = lease,
                        .lease_offset = source.lease_offset});
   recv.partner = offer.id;
+  recv.carrier = Carrier::read;
   busy_.store(true, std::memory_order_release);
   if (!fabric_.progress().in_progress()) fabric_.progress().wake();
   return true;

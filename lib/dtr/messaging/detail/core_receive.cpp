@@ -123,6 +123,7 @@ void Messenger::Core::deliver(Operation& recv, Peer& peer, std::uint64_t tag, st
   if (payload.size() > recv.bytes) {
     end(recv, Errc::truncated, too_long(payload.size(), recv.bytes));
   } else {
+    recv.carrier = Carrier::eager;
     if (!payload.empty()) std::memcpy(recv.memory, payload.data(), payload.size());
     finish(recv);
   }
@@ -190,6 +191,7 @@ void Messenger::Core::accept(Lock& lock, Peer& peer, Operation& recv, const Offe
     end(recv, Errc::truncated, too_long(bytes, recv.bytes));
     return tell_done(peer, offer.id, Errc::ok);
   }
+  recv.carrier = Carrier::slots;
   if (bytes == 0) {
     finish(recv);
     return tell_done(peer, offer.id, Errc::ok);
@@ -222,6 +224,7 @@ void Messenger::Core::copy_from_self(Lock& lock, Operation& recv, std::uint64_t 
   if (send == nullptr || send->stage != Stage::offered) {
     return end(recv, Errc::cancelled, "the sender has given up");
   }
+  recv.carrier = Carrier::self;
   Peer& self = *peers_[fabric_.self()];
   --self.offers;
   make_room(self);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dtr/fabric/completion.hpp"
+#include "dtr/messaging/detail/counts.hpp"
 #include "dtr/messaging/messenger.hpp"
 
 namespace dtr::inline v0 {
@@ -34,12 +35,13 @@ struct Operation {
   Stage stage = Stage::free;
   bool is_send = false;
   bool any_rank = false;
-  std::uint32_t slot = 0;   ///< its own number
-  std::uint32_t pins = 0;   ///< copies from or to `memory` under way
-  bool unwanted = false;    ///< somebody waits for the pins to end it
-  std::uint32_t lease = 0;  ///< send: its place among the leases, from 1; 0 = none
-  fabric::PeerId peer = 0;  ///< any_rank: known once it moves
-  std::uint64_t tag = 0;    ///< recv: as asked
+  std::uint32_t slot = 0;            ///< its own number
+  std::uint32_t pins = 0;            ///< copies from or to `memory` under way
+  Carrier carrier = Carrier::eager;  ///< recv: how its message comes
+  bool unwanted = false;             ///< somebody waits for the pins to end it
+  std::uint32_t lease = 0;           ///< send: its place among the leases, from 1; 0 = none
+  fabric::PeerId peer = 0;           ///< any_rank: known once it moves
+  std::uint64_t tag = 0;             ///< recv: as asked
   std::uint64_t mask = 0;
   std::uint64_t order = 0;  ///< recv: counts the calls
   std::byte* memory = nullptr;
