@@ -8,7 +8,6 @@ namespace dtr {
 namespace {
 
 using namespace testing;
-using ::testing::HasSubstr;
 
 constexpr std::uint64_t kTag = 7;
 
