@@ -210,6 +210,49 @@ struct Driven {
   ProgressEngine engine;
 };
 
+/// Has something to do at every look, once it has begun.
+class Endless final : public ProgressSource {
+ public:
+  int progress(int) noexcept override {
+    looks += runs ? 1 : 0;
+    return runs ? 1 : 0;
+  }
+  int wait_descriptor() const noexcept override { return -1; }
+  bool prepare_sleep() noexcept override { return !runs; }
+  Deadline::Clock::time_point next_deadline() const noexcept override { return Deadline::Clock::time_point::max(); }
+
+  std::atomic<bool> runs{false};
+  std::atomic<std::uint64_t> looks{0};
+};
+
+TEST(ProgressEngineTest, AWaiterWhoHasWhatHeWaitedForLeavesEndlessWorkToTheThread) {
+  ProgressEngine engine(ProgressOptions{});
+  Endless endless;
+  ASSERT_TRUE(engine.add(endless));
+  ASSERT_TRUE(engine.start());
+  std::this_thread::sleep_for(scaled(50ms));  // the thread sleeps
+  std::atomic<bool> finished{false};
+  std::thread stops([&] {  // else a failure would be a hang
+    const Deadline bound(scaled(10s));
+    while (!finished && !bound.passed()) std::this_thread::sleep_for(1ms);
+    endless.runs = false;
+  });
+  const auto begun = Deadline::Clock::now();
+  const auto over = [&]() noexcept {
+    if (endless.looks == 0) endless.runs = true;
+    return endless.looks > 3;
+  };
+  EXPECT_EQ(engine.wait(over, scaled(20s)), Errc::ok);
+  EXPECT_LT(Deadline::Clock::now() - begun, scaled(250ms));  // a sleep of the thread is twice as long
+  const std::uint64_t seen = endless.looks;
+  const Deadline patience(scaled(5s));
+  while (endless.looks == seen && !patience.passed()) std::this_thread::sleep_for(1ms);
+  EXPECT_GT(endless.looks, seen) << "nobody goes on with it";
+  finished = true;
+  stops.join();
+  engine.stop();
+}
+
 TEST(ProgressEngineTest, ThreadDeliversWithoutAnybodyWaiting) {
   Driven driven({});
   for (int i = 0; i < 50; ++i) {

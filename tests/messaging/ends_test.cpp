@@ -375,13 +375,20 @@ TEST(PutTest, ThatWasCancelledHalfWayIsOverButNotAtRest) {
 }
 
 /// What a thread of the parent held at the fork stays held in the child for ever.
-TEST(MessengerForkTest, TheChildDestroysItWithoutWaitingForLocksOfTheParent) {
-  run({.transport = "tcp", .workers = 2, .servers = 0}, [](Runtime& rt) {
+class MessengerForkTest : public ::testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Ways, MessengerForkTest, ::testing::Values("tcp", "shm"),
+                         [](const auto& transport) { return std::string(transport.param); });
+
+TEST_P(MessengerForkTest, TheChildDestroysItWithoutWaitingForLocksOfTheParent) {
+  run({.transport = GetParam(), .workers = 2, .servers = 0}, [](Runtime& rt) {
     auto messenger = std::make_unique<Messenger>(rt);
-    Bytes data(100000);
-    const auto handle =
-        rt.rank() == 0 ? messenger->send(1, kTag, data, soon()) : messenger->recv(0, kTag, data, soon());
-    DTR_ASSERT_OK(messenger->wait(value_or_throw(Result<MessageHandle>(handle))));
+    const Buffer data = value_or_throw(rt.allocate(100'000));  // of the pool: shm lends it
+    for (int i = 0; i < 2; ++i) {                              // both have sent and received
+      const auto handle = rt.rank() == i ? messenger->send(1 - i, kTag, data.span(), soon())
+                                         : messenger->recv(i, kTag, data.span(), soon());
+      DTR_ASSERT_OK(messenger->wait(value_or_throw(Result<MessageHandle>(handle))));
+    }
     if (rt.rank() == 1) {
       std::atomic<bool> over{false};
       std::thread other([&] {

@@ -19,6 +19,7 @@ namespace {
 using Clock = Deadline::Clock;
 
 constexpr int kBudget = 256;
+constexpr int kLooksBeforeLeaving = 16;
 /// While callers wait now and then, the thread looks this often instead of arming the bells: a bell costs the sender
 /// a system call and wakes a thread that the next waiting caller makes superfluous.
 constexpr auto kStandby = std::chrono::milliseconds(1);
@@ -279,12 +280,16 @@ void ProgressEngine::follow(Predicate done, Deadline deadline) noexcept {
 void ProgressEngine::hand_over() noexcept {
   if (!thread_armed_.load(std::memory_order_seq_cst) || leader_.load(std::memory_order_seq_cst)) return;
   int handled = 0;
-  while (true) {
+  for (int looks = 1;; ++looks) {
     const Turn turn(*this, std::try_to_lock);
     if (!turn) break;  // whoever polls arms again before it sleeps
     const int now = look();
     handled += now;
     if (now == 0 && arm()) break;
+    if (looks == kLooksBeforeLeaving) {  // what goes on without end is not for a caller who has what he waited for
+      wake_thread();
+      break;
+    }
   }
   if (handled > 0) announce();
 }

@@ -63,7 +63,9 @@ struct MessengerOptions {
 ///   copied out for a recv that fits it.
 /// - A message longer than the buffer: the recv ends with `truncated`, naming both sizes; the buffer holds nothing of
 ///   use, the message is gone, and its send ends well: the receiver is who can do something about it.
-/// - An operation that has ended touches its buffer no more: it is quiesced on return of wait().
+/// - An operation that has ended touches its buffer no more: it is quiesced on return of wait(). A receiver in the same
+///   host may still be reading the buffer of a send that was given up, and drops what it reads; the buffer may be written
+///   or freed all the same.
 /// - Dead peer: `peer_failed`, one that has finalized: `peer_left`. What it sent before as small messages can still be
 ///   received. A recv from kAnyRank waits on for others.
 /// - Small messages that nobody has asked for yet are kept, up to 1 MiB from each sender; what is more, and what is

@@ -65,9 +65,8 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   /// A message that is read in its sender's memory.
   struct Reading {
     std::uint64_t operation = 0;
-    std::uint64_t offer = 0;
+    messaging::Offer offer{};
     Peer* peer = nullptr;
-    std::uint64_t bytes = 0;
     std::uint64_t moved = 0;
     const fabric::RemoteRegion* memory = nullptr;  ///< mapped here; null: read by `address`
     std::uint64_t offset = 0;
@@ -91,6 +90,12 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     std::uint64_t bytes = 0;
     std::uint64_t moved = 0;
     std::uint32_t piece = 0;
+  };
+
+  /// The last of a peer's regions that was used for something: mostly it is the next one too.
+  struct Known {
+    RemoteKey key{};
+    const fabric::RemoteRegion* region = nullptr;
   };
 
   /// The slots of a peer for what we send, as it has described them.
@@ -155,6 +160,8 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     std::uint64_t told = 0;      ///< of these
     messaging::OperationList posted{};
     OurSlots ours{};
+    Known read{};
+    Known leases{};
   };
 
   static constexpr std::uint8_t kPiece = 1;
@@ -185,6 +192,8 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   [[nodiscard]] bool post_now(Peer& peer, std::span<const std::byte> packet) noexcept;
   void tell(Peer& peer, const void* message, std::size_t bytes, fabric::Completion* done = nullptr,
             bool fenced = false) noexcept;
+  [[nodiscard]] bool tell_numbered(Peer& peer, const void* message, std::size_t bytes,
+                                   fabric::Completion& done) noexcept;
   void tell_done(Peer& peer, std::uint64_t offer, Errc code) noexcept;
   void tell_credit(Peer& peer) noexcept;
 
@@ -203,6 +212,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
                std::uint64_t cost) noexcept;
   /// Gets what was offered for this recv.
   void accept(Lock& lock, Peer& peer, Operation& recv, const messaging::Offer& offer, const messaging::Source* source);
+  void ask_through_slots(Peer& peer, Operation& recv, const messaging::Offer& offer);
   void copy_from_self(Lock& lock, Operation& recv, std::uint64_t offer);
 
   // core_read.cpp: with the lock
@@ -214,12 +224,12 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   /// False: it cannot be read, or had better go through slots.
   [[nodiscard]] bool begin_reading(Peer& peer, Operation& recv, const messaging::Offer& offer,
                                    const messaging::Source& source);
-  [[nodiscard]] const fabric::RemoteRegion* mapped_here(Peer& peer, const RemoteKey& key);
+  [[nodiscard]] const fabric::RemoteRegion* mapped_here(Peer& peer, Known& known, const RemoteKey& key);
   /// On progress; lets go of the lock while it copies.
-  int read_on(Lock& lock) noexcept;
+  int read_on(Lock& lock);
   [[nodiscard]] static fabric::Status read_piece(const Reading& reading, std::span<std::byte> to) noexcept;
   [[nodiscard]] static bool still_lent(const Reading& reading) noexcept;
-  void end_reading(Reading& reading, Operation& recv, fabric::Status status, bool good) noexcept;
+  void end_failed_reading(const Reading& reading, Operation& recv, fabric::Status status);
 
   // core_pieces.cpp: on progress, with the lock, which they let go of while they copy
   int progress(int budget) noexcept override;

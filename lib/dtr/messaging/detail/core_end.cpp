@@ -130,6 +130,7 @@ void Messenger::Core::forget(Peer& peer, Errc code, std::string_view words, bool
   peer.takes.clear();
   peer.next_take = 0;
   peer.theirs.region = nullptr;
+  peer.read = peer.leases = {};
   peer.theirs.filled = peer.theirs.freed = 0;
   peer.theirs.blocked = false;
 

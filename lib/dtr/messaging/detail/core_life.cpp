@@ -49,6 +49,7 @@ Messenger::Core::~Core() {
   if (fork_guard_.in_forked_child()) {
     // The parent's: giving memory back would take locks that one of its threads may have held.
     static_cast<void>(operations_.release());
+    leases_.abandon();
     for (auto& each : peers_) static_cast<void>(each.release());
     return;
   }
@@ -60,7 +61,8 @@ Messenger::Core::~Core() {
     // What a peer may still write into, or the fabric read, is nobody else's until the Runtime ends.
     if (!each->parted && fabric_.peer_state(each->id) != Errc::peer_left) {
       each->ours.memory.abandon();
-      leases_.abandon();  // other words there would lead it astray
+      // It may be reading, and other words there would lead it astray.
+      if (each->met && each->id != fabric_.self()) leases_.abandon();
     }
     drop_copies(each->theirs);
   }

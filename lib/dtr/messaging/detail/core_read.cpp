@@ -1,5 +1,6 @@
 // Larger messages within a host, read by the receiver where they lie: once copied, by one core.
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "dtr/messaging/detail/core.hpp"
@@ -35,11 +36,11 @@ std::atomic_ref<std::uint64_t> Messenger::Core::lease_word(std::uint32_t lease) 
 bool Messenger::Core::lend(Peer& to, Operation& send, Source& source) noexcept try {
   if (!to.shares_memory || send.bytes == 0) return false;
   const ThresholdRow& row = row_for(*to.rows, send.bytes);
-  Region* region = nullptr;
-  if (row.mapped == MessageWay::read) region = fabric_.regions().covering({send.memory, send.bytes});
+  if (row.mapped != MessageWay::read && row.way != MessageWay::read) return false;
+  const Region* const region = fabric_.regions().covering({send.memory, send.bytes});
   const bool mappable =
       region != nullptr && region->segment() != nullptr && allows(region->options().access, Access::read);
-  if (!mappable && row.way != MessageWay::read) return false;
+  if ((mappable ? row.mapped : row.way) != MessageWay::read) return false;
   if (!open_leases() || free_leases_.empty()) return false;
   send.lease = free_leases_.back();
   free_leases_.pop_back();
@@ -67,30 +68,33 @@ void Messenger::Core::end_lease(Operation& send) noexcept {
 // --- the receiver's side ---
 
 /// Null: it is not, or not yet.
-const fabric::RemoteRegion* Messenger::Core::mapped_here(Peer& from, const RemoteKey& key) {
-  const auto region = fabric_.import(from.id, key);
-  const bool mapped = region && (*region)->mapped.load(std::memory_order_acquire) != nullptr;
-  return mapped ? *region : nullptr;
+const fabric::RemoteRegion* Messenger::Core::mapped_here(Peer& from, Known& known, const RemoteKey& key) {
+  if (known.region == nullptr || std::memcmp(&known.key, &key, sizeof key) != 0) {
+    const auto region = fabric_.import(from.id, key);
+    if (!region) return nullptr;
+    known = {.key = key, .region = *region};
+  }
+  return known.region->mapped.load(std::memory_order_acquire) != nullptr ? known.region : nullptr;
 }
 
 bool Messenger::Core::begin_reading(Peer& from, Operation& recv, const Offer& offer, const Source& source) {
   if (!from.shares_memory) return false;
   const ThresholdRow& row = row_for(*from.rows, offer.bytes);
-  if (row.mapped != MessageWay::read && row.way != MessageWay::read) return false;
+  const bool mappable = source.mappable != 0;
+  if ((mappable ? row.mapped : row.way) != MessageWay::read) return false;
   if (from.channel == nullptr) {
     auto channel = fabric_.channel(from.id);
     if (!channel) return false;
     from.channel = *channel;
   }
-  const fabric::RemoteRegion* const memory = source.mappable != 0 ? mapped_here(from, source.memory) : nullptr;
-  const bool reads =
-      memory != nullptr ? row.mapped == MessageWay::read : row.way == MessageWay::read && from.channel->reads_process();
-  const fabric::RemoteRegion* const lease = reads ? mapped_here(from, source.lease) : nullptr;
-  if (lease == nullptr) return false;  // the next one, once it is mapped
+  // What is not mapped yet will be when the next message comes.
+  const fabric::RemoteRegion* const memory = mappable ? mapped_here(from, from.read, source.memory) : nullptr;
+  if (mappable ? memory == nullptr : !from.channel->reads_process()) return false;
+  const fabric::RemoteRegion* const lease = mapped_here(from, from.leases, source.lease);
+  if (lease == nullptr) return false;
   readings_.push_back({.operation = id_of(recv),
-                       .offer = offer.id,
+                       .offer = offer,
                        .peer = &from,
-                       .bytes = offer.bytes,
                        .memory = memory,
                        .offset = source.offset,
                        .address = source.address,
@@ -112,49 +116,56 @@ fabric::Status Messenger::Core::read_piece(const Reading& reading, std::span<std
   return channel.post({&get, 1}, Deadline(std::chrono::hours(24))).status;
 }
 
-/// After everything has been read.
+/// After the piece has been read.
 bool Messenger::Core::still_lent(const Reading& reading) noexcept {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   std::uint64_t word = 0;
   Region local(std::as_writable_bytes(std::span(&word, 1)));
   const auto get = fabric::WorkRequest::get({reading.lease, reading.lease_offset}, {&local, 0}, sizeof word, nullptr);
   const fabric::PostResult got = reading.peer->channel->post({&get, 1}, Deadline(std::chrono::hours(24)));
-  return got.accepted == 1 && word == reading.offer;
+  return got.accepted == 1 && word == reading.offer.id;
 }
 
-int Messenger::Core::read_on(Lock& lock) noexcept {
+int Messenger::Core::read_on(Lock& lock) {
+  if (closing_) readings_.clear();
   if (readings_.empty()) return 0;
   Reading reading = readings_.front();
   readings_.pop_front();
   Operation* const recv = operations_->find(handle_of(reading.operation));
   if (recv == nullptr || recv->stage == Stage::ended) return 1;  // its sender has been told
-  const std::uint64_t bytes = std::min(kReadAtOnce, reading.bytes - reading.moved);
+  const std::uint64_t bytes = std::min(kReadAtOnce, reading.offer.bytes - reading.moved);
   const std::span to(recv->memory + reading.moved, bytes);
   ++recv->pins;
   lock.unlock();
   const fabric::Status got = read_piece(reading, to);
-  reading.moved += bytes;
-  const bool last = reading.moved == reading.bytes;
-  const bool good = got.ok() && (!last || still_lent(reading));
+  const bool lent = still_lent(reading);
   lock.lock();
   --recv->pins;
-  if (recv->stage == Stage::ended) return 1;
-  if (last || !good) {
-    end_reading(reading, *recv, got, good);
+  if (closing_ || recv->stage == Stage::ended) return 1;
+  reading.moved += bytes;
+  if (recv->unwanted) {
+    end(*recv, Errc::cancelled, "by this rank");
+  } else if (!lent) {
+    recv->partner = 0;  // the sender knows
+    end(*recv, Errc::cancelled, "the sender has given up");
+  } else if (!got.ok()) {
+    end_failed_reading(reading, *recv, got);
+  } else if (reading.moved == reading.offer.bytes) {
+    finish(*recv);
+    tell_done(*reading.peer, reading.offer.id, Errc::ok);
+  } else if (Deadline::Clock::now() >= recv->deadline) {
+    end(*recv, Errc::timed_out, late_words(*recv));
   } else {
     readings_.push_back(reading);
   }
   return 1;
 }
 
-void Messenger::Core::end_reading(Reading& reading, Operation& recv, fabric::Status status, bool good) noexcept {
-  if (good) {
-    finish(recv);
-    return tell_done(*reading.peer, reading.offer, Errc::ok);
-  }
-  if (!status.ok()) return end(recv, status.code, {});
-  recv.partner = 0;  // the sender knows
-  end(recv, Errc::cancelled, "the sender has given up");
+/// What the kernel does not let this process read, its owner can: that goes through slots.
+void Messenger::Core::end_failed_reading(const Reading& reading, Operation& recv, fabric::Status status) {
+  const bool forbidden = status.code == Errc::permission_denied || status.code == Errc::out_of_range;
+  if (reading.memory == nullptr && forbidden) return ask_through_slots(*reading.peer, recv, reading.offer);
+  end(recv, status.code, {});
 }
 
 }  // namespace dtr::inline v0

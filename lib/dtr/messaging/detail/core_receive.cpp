@@ -198,18 +198,24 @@ void Messenger::Core::accept(Lock& lock, Peer& peer, Operation& recv, const Offe
   }
   if (peer.id == fabric_.self()) return copy_from_self(lock, recv, offer.id);
   if (source != nullptr && begin_reading(peer, recv, offer, *source)) return;
+  ask_through_slots(peer, recv, offer);
+}
+
+void Messenger::Core::ask_through_slots(Peer& peer, Operation& recv, const Offer& offer) {
+  recv.carrier = Carrier::slots;
+  recv.partner = 0;
   if (auto opened = open_slots(peer); !opened) {
     end(recv, opened.error().code, opened.error().message);
     return tell_done(peer, offer.id, opened.error().code);
   }
-  const std::uint32_t piece = std::clamp(row_for(*peer.rows, bytes).piece, std::uint32_t{1}, slot_bytes_);
+  const std::uint32_t piece = std::clamp(row_for(*peer.rows, offer.bytes).piece, std::uint32_t{1}, slot_bytes_);
   OurSlots& ours = peer.ours;
-  ours.schedule.push_back({.operation = id_of(recv), .bytes = bytes, .moved = 0, .piece = piece});
+  ours.schedule.push_back({.operation = id_of(recv), .bytes = offer.bytes, .moved = 0, .piece = piece});
   recv.partner = offer.id;
   const Take take{.head = {.kind = Kind::take},
                   .id = offer.id,
                   .number = ours.takes++,
-                  .bytes = bytes,
+                  .bytes = offer.bytes,
                   .offset = ours.memory.offset(),
                   .key = ours.memory.region()->key(),
                   .slots = slot_count_,

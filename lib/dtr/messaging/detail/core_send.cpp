@@ -27,6 +27,16 @@ void Messenger::Core::tell(Peer& to, const void* message, std::size_t bytes, fab
   fabric_.submit(to.id, {&request, 1}, never());
 }
 
+/// What has the number before `next_out`. False: it could not even be kept, and the next one has that number, for which
+/// the peer waits.
+bool Messenger::Core::tell_numbered(Peer& to, const void* message, std::size_t bytes,
+                                    fabric::Completion& done) noexcept {
+  tell(to, message, bytes, &done);
+  const bool kept = !done.done() || done.status().ok();
+  if (!kept) --to.next_out;
+  return kept;
+}
+
 /// Past the queue of what waits for room, for it has a number; without a Completion, for it is over at once. False: it
 /// has not gone.
 bool Messenger::Core::post_now(Peer& to, std::span<const std::byte> packet) noexcept try {
@@ -56,7 +66,7 @@ bool Messenger::Core::transmit(Peer& to, Operation& send) noexcept {
       finish(send);
       return true;
     }
-    tell(to, packet.data(), packet.size(), &send.completion);
+    if (!tell_numbered(to, packet.data(), packet.size(), send.completion)) to.spent -= cost_of(send.bytes);
     send.carried.store(true, std::memory_order_release);
     if (send.completion.done()) settle(send);
     return true;
@@ -74,7 +84,7 @@ bool Messenger::Core::transmit(Peer& to, Operation& send) noexcept {
           .source = {}};
   const bool lent = lend(to, send, words.source);
   send.stage = Stage::offered;
-  tell(to, &words, lent ? sizeof words : sizeof words.offer, &send.completion);
+  static_cast<void>(tell_numbered(to, &words, lent ? sizeof words : sizeof words.offer, send.completion));
   if (send.completion.done()) settle(send);
   return true;
 }

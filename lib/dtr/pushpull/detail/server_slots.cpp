@@ -75,7 +75,7 @@ void ServerCore::drop_slots(WorkerState& state) {
         drop_slot(state, number);
       } else {
         slots_[number].live = false;
-        slots_[number].unwanted = !state.unclean;
+        if (!state.unclean) slots_[number].unwanted = true;
       }
     }
   }
