@@ -1,5 +1,8 @@
 // Messages that the receiver reads in the sender's memory: whole, or not at all, whatever the sender does meanwhile.
+#include <algorithm>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <thread>
 
 #include "messaging/ways.hpp"
@@ -359,6 +362,41 @@ TEST(ReadRowTest, MemoryOfThePoolGoesAsMappedSaysAndOtherMemoryAsWaySays) {
       });
     }
   }
+}
+
+/// Memory that its owner can read and the kernel does not copy for others: that of the clock.
+std::span<std::byte> unreadable_for_others() {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("[vvar]") == std::string::npos) continue;
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): an address as text
+    return {reinterpret_cast<std::byte*>(std::stoull(line, nullptr, 16)), 4096};
+  }
+  return {};
+}
+
+TEST(ReadWithoutTest, WhatTheKernelDoesNotLetTheReceiverReadGoesThroughSlots) {
+  Thresholds table;
+  table.tables = {{.transport = "shm", .rows = {{.up_to = 1 << 30, .way = MessageWay::read}}}};
+  run({.transport = "shm", .workers = 2, .servers = 0}, [&](Runtime& rt) {
+    Messenger messenger(rt, {.thresholds = table});
+    Bytes readable(8192);
+    warm_up(rt, messenger, readable);
+    const std::span<std::byte> clock = unreadable_for_others();
+    ASSERT_FALSE(clock.empty());
+    const std::uint64_t before = messages_read(rt);
+    for (int i = 0; i < 3; ++i) {
+      if (rt.rank() == 0) {
+        send_one(messenger, 1, clock);
+      } else {
+        Bytes in(clock.size());
+        recv_one(messenger, 0, in);
+        EXPECT_TRUE(std::any_of(in.begin(), in.end(), [](std::byte each) { return each != std::byte{0}; }));
+      }
+    }
+    EXPECT_EQ(messages_read(rt), before);
+    value_or_throw(rt.allgather("end", {}, soon()));
+  });
 }
 
 TEST(ReadWithoutTest, WhereTheKernelDoesNotAllowItMessagesGoThroughSlots) {
