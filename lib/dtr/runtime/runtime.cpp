@@ -41,10 +41,12 @@ Result<void> check_roles(const RuntimeOptions& options, int size) {
   return {};
 }
 
-constexpr std::chrono::microseconds kSpin{20};
-/// Where ranks share cores a look is followed by a turn of the others. As long as these only send and look as well,
-/// that takes a few microseconds, and less than to sleep and be woken; once they compute, this ends with one turn.
-constexpr std::chrono::microseconds kCrowdedSpin{50};
+/// As long as 1 MiB takes to be copied, and some: a rank that sleeps meanwhile is woken by a system call of the one that
+/// copies, and its going to sleep interrupts it. Where ranks share cores a look is followed by a turn of the others. As
+/// long as these only send and look as well, that takes a few microseconds, and less than to sleep and be woken; once
+/// they compute, this ends with one turn.
+constexpr std::chrono::microseconds kSpin{50};
+constexpr std::chrono::microseconds kThreadSpin{20};
 
 fabric::ProgressOptions progress_options(const Config& config, int local_ranks) {
   fabric::ProgressOptions options;
@@ -55,8 +57,8 @@ fabric::ProgressOptions progress_options(const Config& config, int local_ranks) 
   options.yield = crowded || local_ranks * 2 > cores;
   const std::chrono::microseconds spin(config.integer("progress.spin_us"));
   const bool automatic = spin.count() < 0;
-  options.spin = automatic ? (crowded ? kCrowdedSpin : kSpin) : spin;
-  options.thread_spin = automatic ? (crowded ? std::chrono::microseconds(0) : kSpin) : spin;
+  options.spin = automatic ? kSpin : spin;
+  options.thread_spin = automatic ? (crowded ? std::chrono::microseconds(0) : kThreadSpin) : spin;
   options.cpus = value_or_throw(parse_cpu_list(config.text("progress.affinity")));
   return options;
 }
