@@ -23,6 +23,22 @@ inline Bytes data_of(std::size_t bytes, std::uint64_t seed = 0) {
   return data;
 }
 
+/// Memory to send from and to receive into: of the pool, or of malloc.
+struct Memory {
+  Memory(Runtime& rt, std::size_t size, bool of_the_pool) {
+    if (of_the_pool) {
+      pooled = value_or_throw(rt.allocate(size));
+    } else {
+      own.resize(size);
+    }
+    bytes = of_the_pool ? pooled.span() : std::span(own);
+  }
+
+  Buffer pooled{};
+  Bytes own{};
+  std::span<std::byte> bytes{};
+};
+
 inline Deadline soon() { return scaled(std::chrono::seconds(30)); }
 
 }  // namespace dtr::testing

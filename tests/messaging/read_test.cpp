@@ -28,22 +28,7 @@ class ReadTest : public ::testing::TestWithParam<Lies> {
     return {.transport = "shm", .workers = ranks, .servers = 0, .config = {{"messages.thresholds", DTR_READ_TABLE}}};
   }
 
-  struct Memory {
-    Buffer pooled{};
-    Bytes own{};
-    std::span<std::byte> bytes{};
-  };
-  static Memory memory(Runtime& rt, std::size_t bytes) {
-    Memory made;
-    if (GetParam().mapped) {
-      made.pooled = value_or_throw(rt.allocate(bytes));
-      made.bytes = made.pooled.span();
-    } else {
-      made.own.resize(bytes);
-      made.bytes = made.own;
-    }
-    return made;
-  }
+  static Memory memory(Runtime& rt, std::size_t bytes) { return {rt, bytes, GetParam().mapped}; }
 };
 
 INSTANTIATE_TEST_SUITE_P(Memory, ReadTest, ::testing::Values(Lies{"pool", true}, Lies{"malloc", false}),

@@ -48,28 +48,18 @@ std::optional<std::uint64_t> number_of(std::span<const std::byte> message, int f
   return good ? std::optional(front.number) : std::nullopt;
 }
 
-/// A place for one message, of the pool or of malloc.
+/// A place for one message.
 struct Place {
-  Buffer pooled{};
-  Bytes own{};
-  std::span<std::byte> bytes{};
+  Memory memory;
   MessageHandle handle{};
   std::uint64_t number = 0;
   bool busy = false;
 };
 
+/// Of the pool and of malloc in turn.
 std::deque<Place> places(Runtime& rt) {
-  std::deque<Place> made(kWindow);
-  for (std::size_t i = 0; i < made.size(); ++i) {
-    Place& place = made[i];
-    if (i % 2 == 0) {
-      place.pooled = value_or_throw(rt.allocate(kLargest));
-      place.bytes = place.pooled.span();
-    } else {
-      place.own.resize(kLargest);
-      place.bytes = place.own;
-    }
-  }
+  std::deque<Place> made;
+  for (std::size_t i = 0; i < kWindow; ++i) made.push_back({.memory = Memory(rt, kLargest, i % 2 == 0)});
   return made;
 }
 
@@ -85,8 +75,8 @@ class Stream {
     if (place == nullptr || next_ == kMessages) return;
     place->number = next_++;
     const auto size = sizeof(Front) + size_of_next();
-    write_message(place->bytes.first(size), rt_.rank(), other_, place->number);
-    place->handle = value_or_throw(messenger_.send(other_, kData, place->bytes.first(size), deadline()));
+    write_message(place->memory.bytes.first(size), rt_.rank(), other_, place->number);
+    place->handle = value_or_throw(messenger_.send(other_, kData, place->memory.bytes.first(size), deadline()));
     place->busy = true;
     maybe_cancel(*place);
   }
@@ -94,7 +84,7 @@ class Stream {
   void recv_one() {
     Place* const place = next_place();
     if (place == nullptr) return;
-    place->handle = value_or_throw(messenger_.recv(other_, kData, place->bytes, deadline()));
+    place->handle = value_or_throw(messenger_.recv(other_, kData, place->memory.bytes, deadline()));
     place->busy = true;
     maybe_cancel(*place);
   }
@@ -111,7 +101,7 @@ class Stream {
         expect_given_up(outcome.error());
       }
       // The buffer is the sender's again: what it writes now, nobody may get.
-      std::fill(place.bytes.begin(), place.bytes.end(), std::byte{0xDD});
+      std::fill(place.memory.bytes.begin(), place.memory.bytes.end(), std::byte{0xDD});
     }
   }
 
@@ -126,7 +116,7 @@ class Stream {
         expect_given_up(outcome.error());
         continue;
       }
-      const auto number = number_of(place.bytes.first(outcome->bytes), other_, rt_.rank());
+      const auto number = number_of(place.memory.bytes.first(outcome->bytes), other_, rt_.rank());
       ASSERT_TRUE(number) << "a message from rank " << other_ << " with bytes that it never sent";
       EXPECT_TRUE(arrived_.empty() || *number > *arrived_.rbegin()) << *number << " after " << *arrived_.rbegin();
       arrived_.insert(*number);

@@ -1,6 +1,7 @@
 #include "dtr/fabric/shm/imports.hpp"
 
 #include <bit>
+#include <optional>
 #include <utility>
 
 #include "dtr/base/log.hpp"
@@ -82,6 +83,9 @@ bool Imports::ask(int socket) {
 }
 
 Result<void> Imports::answer(const Message& message, std::vector<UniqueFd>& fds) {
+  // Takes long for a large one: callers that only look up a key shall not wait for it.
+  std::optional<Result<std::shared_ptr<Segment>>> mapping;
+  if (!fds.empty()) mapping = Segment::map(message.segment, std::move(fds.front()));
   const std::lock_guard lock(mutex_);
   const auto segment = segments_.find(message.segment);
   if (segment == segments_.end() || segment->second.stage != Stage::asked) {
@@ -90,13 +94,10 @@ Result<void> Imports::answer(const Message& message, std::vector<UniqueFd>& fds)
   --asked_;
   has_questions_.store(true, std::memory_order_release);
   segment->second.stage = Stage::refused;
-  if (!fds.empty()) {
-    auto mapping = Segment::map(message.segment, std::move(fds.front()));
-    if (mapping) {
-      segment->second = {.stage = Stage::mapped, .mapping = std::move(*mapping)};
-    } else {
-      DTR_LOG_WARN("shm: a peer's memory is not mapped, and reached more slowly: ", mapping.error().to_string());
-    }
+  if (mapping && *mapping) {
+    segment->second = {.stage = Stage::mapped, .mapping = std::move(**mapping)};
+  } else if (mapping) {
+    DTR_LOG_WARN("shm: a peer's memory is not mapped, and reached more slowly: ", mapping->error().to_string());
   }
   for (auto& [key, region] : regions_) {
     if (region->key.segment != message.segment || region->verdict.load(std::memory_order_relaxed) != Errc::ok) continue;
