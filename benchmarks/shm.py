@@ -11,11 +11,11 @@ OPENMPI = ["--mca", "pml", "ob1", "--mca", "btl", "vader,self"]
 def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], list[str]]:
     made: list[Comparison] = []
 
-    def add(name, figure, size, cost_us, op, batch, ucx_test, mpi_op, memcpy=False, noise=True):
+    def add(name, figure, size, cost_us, op, batch, ucx_test, mpi_op, memcpy=False, noise=True, managed=False):
         column, unit, better = figure
         count = harness.iterations(size, quick, cost_us)
         options = [] if batch is None else ["--batch", str(batch)]
-        if name == "pool_bw":
+        if managed:
             options.append("--managed")
         peers = [
             harness.ucx(runner, ucx_test, size, count, column, UCX),
@@ -50,7 +50,7 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
         add("send_bw", BANDWIDTH, size, 0.3, "msg_bw", None, ["tag_bw"], "send_bw")
         add("msg_lat", LATENCY, size, 0.6, "msg_lat", None, ["tag_lat"], "send_lat", noise=False)
         # For information: libdtr's from memory of its pool.
-        add("pool_bw", BANDWIDTH, size, 0.3, "msg_bw", None, ["tag_bw"], "send_bw", noise=False)
+        add("pool_bw", BANDWIDTH, size, 0.3, "msg_bw", None, ["tag_bw"], "send_bw", noise=False, managed=True)
     return made, []
 
 

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <limits>
 
+#include "common/memory.hpp"
 #include "dtr/base/clock.hpp"
 #include "dtr/base/file.hpp"
 #include "dtr/messaging/messenger.hpp"
@@ -36,29 +38,32 @@ ThresholdRow slots_of(std::uint32_t piece) {
 }
 constexpr ThresholdRow kRead{.up_to = kNoEnd, .way = MessageWay::read};
 
-/// What a message is sent from and received into: the pool's, or malloc's.
-struct Memory {
-  Memory(Runtime& rt, std::size_t size, bool of_the_pool) {
-    if (of_the_pool) {
-      pooled = value_or_throw(rt.allocate(size));
-    } else {
-      own.resize(size);
-    }
-    bytes = of_the_pool ? pooled.span() : std::span(own);
-    std::fill(bytes.begin(), bytes.end(), std::byte{1});
-  }
-  Buffer pooled{};
-  std::vector<std::byte> own{};
-  std::span<std::byte> bytes{};
+struct Rate {
+  double gb = 0;           ///< gigabytes a second
+  std::uint64_t read = 0;  ///< messages that rank 1 read in the memory of rank 0
 };
 
-/// Bytes a second from rank 0 to rank 1, the median of some repeats; 0 on other ranks.
-double rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes, bool of_the_pool = false) {
+/// What rank `from` has; collective.
+template <class T>
+T told_by(Runtime& rt, int from, const char* name, const T& mine) {
+  const auto all = value_or_throw(rt.allgather(name, std::as_bytes(std::span(&mine, 1)), kBound));
+  T value;
+  std::memcpy(&value, all.at(static_cast<std::size_t>(from)).data(), sizeof value);
+  return value;
+}
+
+std::uint64_t messages_read(Runtime& rt) {
+  return rt.metrics().counter("dtr_messages_received_total", "", {{"group", "0"}, {"way", "read"}}).value();
+}
+
+/// From rank 0 to rank 1, the median of some repeats; the same on all ranks, so that they go on alike.
+Rate rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes, bool of_the_pool = false) {
+  const std::uint64_t read_before = messages_read(rt);
   Messenger messenger(rt, {.thresholds = thresholds});
   value_or_throw(rt.allgather("dtr_info/rate", {}, kBound));
   std::array<double, kRepeats> rates{};
   if (rt.rank() < 2) {
-    const Memory memory(rt, bytes, of_the_pool);
+    const common::Memory memory(rt, bytes, of_the_pool);
     const std::uint64_t messages = std::clamp<std::uint64_t>(kBytesARepeat / bytes, 2 * kWindow, 20000);
     const bool sends = rt.rank() == 0;
     for (double& each : rates) {
@@ -68,8 +73,8 @@ double rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes, bool o
         MessageHandle& mine = handles[i % kWindow];
         if (i >= kWindow) value_or_throw(messenger.wait(mine));
         if (i < messages) {
-          mine = value_or_throw(sends ? messenger.send(1, kTag, memory.bytes, kBound)
-                                      : messenger.recv(0, kTag, memory.bytes, kBound));
+          mine = value_or_throw(sends ? messenger.send(1, kTag, memory.span(), kBound)
+                                      : messenger.recv(0, kTag, memory.span(), kBound));
         }
       }
       // The last one has come, says rank 1.
@@ -79,9 +84,9 @@ double rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes, bool o
       each = static_cast<double>(messages * bytes) / static_cast<double>(watch.elapsed_ns());
     }
   }
-  value_or_throw(rt.allgather("dtr_info/rated", {}, kBound));
   std::sort(rates.begin(), rates.end());
-  return rates[kRepeats / 2];
+  return {.gb = told_by(rt, 0, "dtr_info/rated", rates[kRepeats / 2]),
+          .read = told_by(rt, 1, "dtr_info/read", messages_read(rt) - read_before)};
 }
 
 /// The largest message that goes better as one of the fabric.
@@ -89,8 +94,8 @@ std::uint64_t best_eager(Runtime& rt, const std::string& transport, std::uint32_
   const std::uint64_t most = rt.fabric().max_message() - 16;
   std::uint64_t best = 64;
   for (std::uint64_t bytes = 256;; bytes = std::min(2 * bytes, most)) {
-    const double eager = rate(rt, only(transport, bytes, slots_of(piece)), bytes);
-    const double slots = rate(rt, only(transport, 0, slots_of(piece)), bytes);
+    const double eager = rate(rt, only(transport, bytes, slots_of(piece)), bytes).gb;
+    const double slots = rate(rt, only(transport, 0, slots_of(piece)), bytes).gb;
     if (rt.rank() == 0) {
       std::printf("  %9llu bytes   eager %7.2f GB/s   slots %7.2f GB/s\n", static_cast<unsigned long long>(bytes),
                   eager, slots);
@@ -103,14 +108,25 @@ std::uint64_t best_eager(Runtime& rt, const std::string& transport, std::uint32_
 
 /// Is a message of this size copied by its receiver alone sooner than by both through the best of the slots?
 void read_where_better(Runtime& rt, ThresholdRow& row, std::uint64_t bytes, double slots) {
-  const double read = rate(rt, only("shm", 0, kRead), bytes);
-  const double slots_from_pool = rate(rt, only("shm", 0, slots_of(row.piece)), bytes, true);
-  const double read_from_pool = rate(rt, only("shm", 0, kRead), bytes, true);
-  if (read > slots) row.way = MessageWay::read;
-  row.mapped = read_from_pool > slots_from_pool ? MessageWay::read : MessageWay::slots;
+  const Rate read = rate(rt, only("shm", 0, kRead), bytes);
+  const Rate slots_from_pool = rate(rt, only("shm", 0, slots_of(row.piece)), bytes, true);
+  const Rate read_from_pool = rate(rt, only("shm", 0, kRead), bytes, true);
+  const auto better = [](const Rate& reading, double other) {
+    return reading.read > 0 && reading.gb > other ? MessageWay::read : MessageWay::slots;
+  };
+  row.way = better(read, slots);
+  row.mapped = better(read_from_pool, slots_from_pool.gb);
   if (rt.rank() != 0) return;
-  std::printf(" read: %.2f GB/s ", read);
-  std::printf("  from the pool: %.2f, read: %.2f GB/s", slots_from_pool, read_from_pool);
+  const auto print = [](const Rate& reading) {
+    if (reading.read == 0) {
+      std::printf(" read: cannot be");
+    } else {
+      std::printf(" read: %.2f GB/s", reading.gb);
+    }
+  };
+  print(read);
+  std::printf("   from the pool: %.2f,", slots_from_pool.gb);
+  print(read_from_pool);
 }
 
 }  // namespace
@@ -136,7 +152,7 @@ Result<void> calibrate(Runtime& rt, const std::string& path) {
     if (talks) std::printf("  %9llu bytes  ", static_cast<unsigned long long>(bytes));
     for (const std::uint32_t piece : pieces) {
       if (piece > bytes && piece != pieces.front()) break;  // as the one before
-      const double now = rate(rt, only(transport, 0, slots_of(piece)), bytes);
+      const double now = rate(rt, only(transport, 0, slots_of(piece)), bytes).gb;
       if (talks) std::printf(" %u: %.2f GB/s ", piece, now);
       if (now > best) {
         best = now;

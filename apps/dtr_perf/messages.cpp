@@ -1,5 +1,6 @@
 // Tagged messages into the receiver's own buffer, by a Messenger: what MPI_Send and MPI_Recv do. Memory is malloc's, or
 // the pool's if asked for.
+#include "common/memory.hpp"
 #include "dtr/messaging/messenger.hpp"
 #include "perf.hpp"
 #include "ticks.hpp"
@@ -13,26 +14,7 @@ constexpr std::uint64_t kEndTag = 2;
 constexpr std::uint64_t kWindow = 64;  ///< messages under way
 constexpr std::byte kMark{0xA5};
 
-/// One side's memory, written once so that no page fault is timed.
-class Memory {
- public:
-  Memory(Runtime& rt, std::size_t bytes, bool managed) {
-    if (managed) {
-      buffer_ = value_or_throw(rt.allocate(std::max<std::size_t>(bytes, 1)));
-      span_ = buffer_.span().first(bytes);
-    } else {
-      own_.resize(bytes);
-      span_ = own_;
-    }
-    std::fill(span_.begin(), span_.end(), std::byte{1});
-  }
-  [[nodiscard]] std::span<std::byte> span() const { return span_; }
-
- private:
-  Buffer buffer_;
-  std::vector<std::byte> own_;
-  std::span<std::byte> span_;
-};
+using common::Memory;
 
 struct Ends {
   Ends(Pair& pair, bool managed)

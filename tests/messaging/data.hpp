@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/memory.hpp"
 #include "dtr/messaging/messenger.hpp"
 #include "pushpull/job.hpp"
 
@@ -23,21 +24,13 @@ inline Bytes data_of(std::size_t bytes, std::uint64_t seed = 0) {
   return data;
 }
 
-/// Memory to send from and to receive into: of the pool, or of malloc.
-struct Memory {
-  Memory(Runtime& rt, std::size_t size, bool of_the_pool) {
-    if (of_the_pool) {
-      pooled = value_or_throw(rt.allocate(size));
-    } else {
-      own.resize(size);
-    }
-    bytes = of_the_pool ? pooled.span() : std::span(own);
-  }
+using common::Memory;
 
-  Buffer pooled{};
-  Bytes own{};
-  std::span<std::byte> bytes{};
-};
+/// Messages that this rank has read in memory of others.
+inline std::uint64_t messages_read(Runtime& rt) {
+  const MetricLabels labels{{"group", "0"}, {"way", "read"}};
+  return rt.metrics().counter("dtr_messages_received_total", "", labels).value();
+}
 
 inline Deadline soon() { return scaled(std::chrono::seconds(30)); }
 

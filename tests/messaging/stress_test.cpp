@@ -75,8 +75,8 @@ class Stream {
     if (place == nullptr || next_ == kMessages) return;
     place->number = next_++;
     const auto size = sizeof(Front) + size_of_next();
-    write_message(place->memory.bytes.first(size), rt_.rank(), other_, place->number);
-    place->handle = value_or_throw(messenger_.send(other_, kData, place->memory.bytes.first(size), deadline()));
+    write_message(place->memory.span().first(size), rt_.rank(), other_, place->number);
+    place->handle = value_or_throw(messenger_.send(other_, kData, place->memory.span().first(size), deadline()));
     place->busy = true;
     maybe_cancel(*place);
   }
@@ -84,7 +84,7 @@ class Stream {
   void recv_one() {
     Place* const place = next_place();
     if (place == nullptr) return;
-    place->handle = value_or_throw(messenger_.recv(other_, kData, place->memory.bytes, deadline()));
+    place->handle = value_or_throw(messenger_.recv(other_, kData, place->memory.span(), deadline()));
     place->busy = true;
     maybe_cancel(*place);
   }
@@ -101,7 +101,7 @@ class Stream {
         expect_given_up(outcome.error());
       }
       // The buffer is the sender's again: what it writes now, nobody may get.
-      std::fill(place.memory.bytes.begin(), place.memory.bytes.end(), std::byte{0xDD});
+      std::fill(place.memory.span().begin(), place.memory.span().end(), std::byte{0xDD});
     }
   }
 
@@ -116,7 +116,7 @@ class Stream {
         expect_given_up(outcome.error());
         continue;
       }
-      const auto number = number_of(place.memory.bytes.first(outcome->bytes), other_, rt_.rank());
+      const auto number = number_of(place.memory.span().first(outcome->bytes), other_, rt_.rank());
       ASSERT_TRUE(number) << "a message from rank " << other_ << " with bytes that it never sent";
       EXPECT_TRUE(arrived_.empty() || *number > *arrived_.rbegin()) << *number << " after " << *arrived_.rbegin();
       arrived_.insert(*number);
@@ -236,6 +236,9 @@ void exchange(Runtime& rt, Who gives_up) {
     if (!gives_up.senders) {
       EXPECT_EQ(in[i].arrived().size(), kMessages);
     }
+  }
+  if (!rt.config().text("messages.thresholds").empty()) {
+    EXPECT_GT(messages_read(rt), 0U);
   }
   value_or_throw(rt.allgather("end", {}, scaled(60s)));
 }

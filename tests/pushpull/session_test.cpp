@@ -1,5 +1,9 @@
 // What is left of an earlier Worker of a rank when the next one comes.
 
+#include <algorithm>
+#include <vector>
+
+#include "dtr/pushpull/detail/route.hpp"
 #include "dtr/pushpull/detail/wire.hpp"
 #include "pushpull/job.hpp"
 #include "pushpull/mouth.hpp"
@@ -70,6 +74,76 @@ TEST(SessionTest, SlotsThatAreStillReadWhenTheNextWorkerComesAreUsedAgainAfterwa
     }
     say_bye(kSessions + 1, 0);
     EXPECT_THAT(slots, ::testing::Each(slots.front()));
+  });
+}
+
+// Rank 0 leaves without knowing that its puts have ended, four times with an open round that was pushed in place: the
+// copies are nobody's once rank 1 has completed those rounds.
+TEST(SessionTest, CopiesForAWorkerThatLeftUncleanlyGoWithTheRoundTheyWereFor) {
+  constexpr std::uint32_t kSessions = 4;
+  constexpr std::size_t kCount = kBytes / sizeof(float);
+  std::uint64_t key = 0;
+  while (server_of(key, 0, 2) != 0) ++key;
+  run({.workers = 2, .colocated = true}, [&](Runtime& rt) {
+    const auto together = [&](const char* where) { value_or_throw(rt.allgather(where, {}, scaled(20s))); };
+    Reducer reducer(rt);
+    value_or_throw(reducer.start());
+    together("started");
+    if (rt.rank() == 1) {
+      together("left");
+      const std::vector<float> mine(kCount, 1.0F);
+      std::vector<float> sum(kCount);
+      for (std::uint32_t session = 1; session <= kSessions; ++session) {
+        Worker worker(rt);
+        const auto round = worker.push_pull({{.key = key, .push = mine, .pull = sum}});
+        DTR_ASSERT_OK(round);
+        DTR_EXPECT_OK(worker.wait(*round, scaled(30s)));
+        EXPECT_THAT(sum, ::testing::Each(1.0F + static_cast<float>(session)));
+      }
+      together("summed");
+      together("bound");
+      DTR_EXPECT_OK(reducer.join(scaled(20s)));
+      return;
+    }
+    Mouth mouth(rt, "pushpull worker", "pushpull server");
+    const auto say_hello = [&](int server, std::uint32_t epoch) {
+      mouth.say(server, bytes_of(Hello{.head = {.kind = Kind::hello, .epoch = epoch}, .workers = 2}));
+      EXPECT_FALSE(mouth.hear(Kind::welcome).empty());
+    };
+    const auto say_bye = [&](int server, std::uint32_t epoch, std::uint8_t flags, std::uint64_t rounds) {
+      mouth.say(server, bytes_of(Bye{.head = {.kind = Kind::bye, .flags = flags, .epoch = epoch}, .rounds = rounds}));
+      EXPECT_FALSE(mouth.hear(Kind::parted).empty());
+    };
+    say_hello(1, 1);
+    say_hello(0, 1);
+    for (std::uint32_t session = 1; session <= kSessions; ++session) {
+      std::vector<float> gradient(kCount, static_cast<float>(session));
+      const Round round{.head = {.kind = Kind::round, .epoch = session},
+                        .fragments = 1,
+                        .pushes = 1,
+                        .patience_ns = std::chrono::nanoseconds(scaled(60s)).count()};
+      const PushEntry push{.key = key,
+                           .bytes = kBytes,
+                           .total = kBytes,
+                           .slot = kInPlace,
+                           .dtype = static_cast<std::uint8_t>(DType::f32),
+                           .address = reinterpret_cast<std::uint64_t>(gradient.data())};
+      mouth.say(0, bytes_of(round, push));
+      say_bye(0, session, Bye::kUnclean, 1);
+      std::fill(gradient.begin(), gradient.end(), 1e30F);
+      say_hello(0, session + 1);
+    }
+    together("left");
+    together("summed");
+    // The numbers of slots that are free again are given out first.
+    mouth.say(0, bytes_of(Bind{.head = {.kind = Kind::bind, .epoch = kSessions + 1}, .key = key, .bytes = kBytes}));
+    const auto bound = front<Bound>(mouth.hear(Kind::bound));
+    ASSERT_TRUE(bound);
+    EXPECT_LT(bound->slot, kSessions);
+    together("bound");
+    say_bye(0, kSessions + 1, 0, 0);
+    say_bye(1, 1, 0, 0);
+    DTR_EXPECT_OK(reducer.join(scaled(20s)));
   });
 }
 

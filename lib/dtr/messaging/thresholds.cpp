@@ -41,8 +41,9 @@ Result<ThresholdRow> parse_row(const toml::table& source, const std::string& whe
       const auto text = value.value<std::string>();
       const auto* const first = name == "way" ? std::begin(kWays) : std::begin(kWays) + 1;
       const auto* const way = text ? std::find(first, std::end(kWays), *text) : std::end(kWays);
-      if (way == std::end(kWays))
+      if (way == std::end(kWays)) {
         return wrong(name == "way" ? "way is eager, slots or read" : "mapped is slots or read");
+      }
       const bool reads = *text == to_string(MessageWay::read) || name == "mapped";
       if (reads && !can_be_read) return wrong("only over shm can a receiver read the sender's memory");
       (name == "way" ? row.way : row.mapped) = static_cast<MessageWay>(way - std::begin(kWays));
