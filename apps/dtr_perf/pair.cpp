@@ -41,8 +41,8 @@ Pair::Pair(Runtime& rt, std::uint64_t size, AtomicHome home)
   value_or_throw(rt.fabric().wait(open, peer, "dtr_perf", kMeetBound));
   // Memory of this host is mapped soon after its first use. Until then copies go by a slower way, which on a busy
   // machine would be all that a short run sees.
-  const bool mappable = rt.fabric().path(peer).transport == "shm";
-  for (const Deadline mapped = kMapBound; mappable && remote_->mapped.load() == nullptr && !mapped.passed();) {
+  in_this_host_ = rt.fabric().path(peer).transport == "shm";
+  for (const Deadline mapped = kMapBound; in_this_host_ && remote_->mapped.load() == nullptr && !mapped.passed();) {
     rt.progress();
   }
   meet("dtr_perf/open");
@@ -78,31 +78,25 @@ void Pair::check_moved(std::uint8_t last, std::uint8_t expected) const {
   throw Exception({.code = Errc::internal, .message = "the data did not come", .operation = "dtr_perf"});
 }
 
-Deadline Pair::deadline() {
-  constexpr std::uint32_t kUses = 256;
-  if (++deadline_uses_ == kUses) {
-    deadline_uses_ = 0;
-    deadline_ = rt_.transfer_deadline(size_);
-  }
+Deadline Pair::renewed_deadline() {
+  deadline_uses_ = 0;
+  deadline_ = rt_.transfer_deadline(size_);
   return deadline_;
 }
 
-void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests) {
+void post_rest(Pair& pair, std::span<const fabric::WorkRequest> requests, fabric::PostResult result) {
   fabric::Completion* const done = requests.back().completion;
-  while (true) {
-    const fabric::PostResult result = pair.channel().post(requests, pair.deadline());
-    if (result.accepted == requests.size()) {
-      // What finished inside the call tells nobody. Else the request may have ended before it is armed: without a
-      // continuation the order of the two counts for nothing.
-      if (done != nullptr && result.finished != requests.size()) done->arm(1);
-      return;
-    }
+  while (result.accepted < requests.size()) {
     requests = requests.subspan(result.accepted);
     if (result.status.code != Errc::again) {
       throw Exception(pair.rt().fabric().explain(static_cast<fabric::PeerId>(pair.other()), result.status, "dtr_perf"));
     }
     pair.rt().progress();
+    result = pair.channel().post(requests, pair.deadline());
   }
+  // What finished inside the call tells nobody. Else the request may have ended before it is armed: without a
+  // continuation the order of the two counts for nothing.
+  if (done != nullptr && result.finished != requests.size()) done->arm(1);
 }
 
 }  // namespace dtr::perf

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "dtr/base/relax.hpp"
 #include "dtr/runtime/runtime.hpp"
 
 namespace dtr::perf {
@@ -68,12 +69,19 @@ class Pair {
   void meet(const char* topic) const;
   /// Makes progress until it is done. Throws Exception with the reason if a request of it failed.
   void wait(const fabric::Completion& completion) const;
+  /// Puts into shared memory need no progress of either side; what comes during a look of progress waits for its end.
+  [[nodiscard]] std::uint32_t looks_between_progress() const { return in_this_host_ ? 1024 : 32; }
   /// Throws Exception unless the last byte moved is the one expected: a run that moves nothing is fast.
   void check_moved(std::uint8_t last, std::uint8_t expected) const;
   /// For what is posted now. Renewed now and then only: reading the clock costs more than a small put.
-  [[nodiscard]] Deadline deadline();
+  [[nodiscard]] Deadline deadline() {
+    constexpr std::uint32_t kUses = 256;
+    return ++deadline_uses_ < kUses ? deadline_ : renewed_deadline();
+  }
 
  private:
+  [[nodiscard]] Deadline renewed_deadline();
+
   Runtime& rt_;
   int other_;
   std::uint64_t size_;
@@ -84,6 +92,7 @@ class Pair {
   fabric::Channel* channel_ = nullptr;
   const fabric::RemoteRegion* remote_ = nullptr;
   std::uint64_t remote_offset_ = 0;
+  bool in_this_host_ = false;
   Deadline deadline_;
   std::uint32_t deadline_uses_ = 0;
 };
@@ -101,9 +110,15 @@ void print_row(const Row& row);
 /// `ends` are clock readings, the first is the start; between two lie `operations` operations.
 [[nodiscard]] Samples make_samples(const std::vector<std::uint64_t>& ends, double tick_ns, std::uint64_t operations);
 
+/// Goes on where a post has left off.
+void post_rest(Pair& pair, std::span<const fabric::WorkRequest> requests, fabric::PostResult result);
+
 /// Posts all requests, making progress while there is no room. Throws Exception on a refused request. Only the last
 /// one may have a Completion, without a continuation and not armed.
-void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests);
+inline void post_all(Pair& pair, std::span<const fabric::WorkRequest> requests) {
+  const fabric::PostResult result = pair.channel().post(requests, pair.deadline());
+  if (result.finished < requests.size()) post_rest(pair, requests, result);
+}
 inline void post_all(Pair& pair, const fabric::WorkRequest& request) { post_all(pair, std::span(&request, 1)); }
 
 /// Makes progress until `ready()`; throws Exception after the transfer time-out or when the peer is dead.
@@ -111,8 +126,10 @@ template <class Ready>
 void spin_until(const Pair& pair, Ready&& ready) {
   if (ready()) return;
   const Deadline deadline = pair.rt().transfer_deadline(pair.size());
+  const std::uint32_t looks = pair.looks_between_progress();
   for (std::uint32_t turn = 1; !ready(); ++turn) {
-    if (turn % 32 != 0) continue;  // shared memory needs no progress; the others want it now and then
+    cpu_relax();
+    if (turn % looks != 0) continue;
     pair.rt().progress();
     if (turn % 4096 != 0) continue;
     value_or_throw(pair.rt().check_peers());

@@ -1,9 +1,13 @@
-// A lock for sections of some nanoseconds. Gives the core away when its holder seems to be off it.
+// A lock for sections of some nanoseconds, mostly. Gives the core away when its holder seems to be off it.
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 #include <sched.h>
+
+#include "dtr/base/relax.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric {
@@ -13,21 +17,26 @@ class SpinLock {
   void lock() noexcept {
     while (taken_.exchange(true, std::memory_order_acquire)) wait();
   }
-  bool try_lock() noexcept { return !taken_.exchange(true, std::memory_order_acquire); }
+  bool try_lock() noexcept {
+    return !taken_.load(std::memory_order_relaxed) && !taken_.exchange(true, std::memory_order_acquire);
+  }
   void unlock() noexcept { taken_.store(false, std::memory_order_release); }
 
  private:
   void wait() const noexcept {
-    for (int spins = 0; taken_.load(std::memory_order_relaxed); ++spins) {
-      if (spins >= 100) {
+    for (int looks = 1; taken_.load(std::memory_order_relaxed); ++looks) {
+      if (looks % kLooksAYield != 0) {
+        cpu_relax();
+      } else if (looks < kLooksAYield * kYields) {
         ::sched_yield();
-        spins = 0;
+      } else {  // it has a lower priority than we, or much to do
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
       }
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
     }
   }
+
+  static constexpr int kLooksAYield = 100;
+  static constexpr int kYields = 100;
 
   std::atomic<bool> taken_{false};
 };

@@ -17,7 +17,7 @@ std::uint64_t next_id() noexcept {
 
 }  // namespace
 
-thread_local constinit TrafficMeter::Recent TrafficMeter::recent;
+thread_local constinit TrafficMeter::Recent TrafficMeter::recent_;
 
 /// All slots of one thread. Gives them back when the thread ends.
 struct ThreadTraffic {
@@ -30,7 +30,7 @@ struct ThreadTraffic {
 
   ThreadTraffic() = default;
   ~ThreadTraffic() {
-    TrafficMeter::recent = {};
+    TrafficMeter::recent_ = {};
     if (fork_guard.in_forked_child()) return;  // a thread of the parent may have held the lock
     for (const Held& each : held) each.meter->give_back(*each.slot);
   }
@@ -63,7 +63,7 @@ TrafficMeter::Place TrafficMeter::find_or_take() noexcept {
     free_.pop_back();
     known = std::prev(held.end());
   }
-  recent = {id_, known->slot};
+  recent_ = {id_, known->slot};
   return {known->slot, false};
 }
 

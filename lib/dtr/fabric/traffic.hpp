@@ -29,23 +29,58 @@ struct TrafficTotals {
 /// One transport's counts. Any thread; lives as long as a thread that counted, or its owner.
 class TrafficMeter : public std::enable_shared_from_this<TrafficMeter> {
  public:
+  /// Where a thread counts.
+  class Place {
+   public:
+    [[nodiscard]] bool empty() const noexcept { return slot_ == nullptr; }
+
+    [[gnu::always_inline]] void count(Opcode opcode, std::uint64_t operations, std::uint64_t bytes) const noexcept {
+      const auto index = static_cast<std::size_t>(opcode);
+      add(slot_->operations[index], operations);
+      add(slot_->bytes[index], bytes);
+    }
+
+   private:
+    friend class TrafficMeter;
+    using Number = std::atomic<std::uint64_t>;
+
+    struct alignas(64) Slot {
+      std::array<Number, kOpcodes> operations{};
+      std::array<Number, kOpcodes> bytes{};
+      std::array<Number, kCodes> failures{};
+    };
+
+    Place(Slot* slot, bool shared) noexcept : slot_(slot), shared_(shared) {}
+
+    [[gnu::always_inline]] void add(Number& number, std::uint64_t n) const noexcept {
+      if (shared_) {
+        number.fetch_add(n, std::memory_order_relaxed);
+      } else {  // nobody else writes it
+        number.store(number.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+      }
+    }
+
+    Slot* slot_;
+    bool shared_;
+  };
+
   TrafficMeter();
 
   void count(const WorkRequest& request) noexcept { count(request.opcode, 1, request.bytes()); }
 
   void count(Opcode opcode, std::uint64_t operations, std::uint64_t bytes) noexcept {
-    const Place place = mine();
-    const auto index = static_cast<std::size_t>(opcode);
-    place.add(place.slot->operations[index], operations);
-    place.add(place.slot->bytes[index], bytes);
+    mine().count(opcode, operations, bytes);
   }
 
   void count_failure(Errc code, std::uint64_t operations = 1) noexcept {
     const auto index = static_cast<std::size_t>(-static_cast<int>(code));
     if (index == 0 || index >= kCodes) return;
     const Place place = mine();
-    place.add(place.slot->failures[index], operations);
+    place.add(place.slot_->failures[index], operations);
   }
+
+  /// This thread's place if it counted here last; else it is empty, and count() finds one.
+  [[nodiscard]] Place recent() const noexcept { return {recent_.meter == id_ ? recent_.slot : nullptr, false}; }
 
   [[nodiscard]] TrafficTotals totals() const;
 
@@ -54,37 +89,18 @@ class TrafficMeter : public std::enable_shared_from_this<TrafficMeter> {
 
  private:
   friend struct ThreadTraffic;
-  using Number = std::atomic<std::uint64_t>;
-
-  struct alignas(64) Slot {
-    std::array<Number, kOpcodes> operations{};
-    std::array<Number, kOpcodes> bytes{};
-    std::array<Number, kCodes> failures{};
-  };
-
-  struct Place {
-    Slot* slot;
-    bool shared;
-
-    void add(Number& number, std::uint64_t n) const noexcept {
-      if (shared) {
-        number.fetch_add(n, std::memory_order_relaxed);
-      } else {  // nobody else writes it
-        number.store(number.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
-      }
-    }
-  };
+  using Slot = Place::Slot;
 
   /// The last transport this thread counted for, and its slot there.
   struct Recent {
     std::uint64_t meter = 0;
     Slot* slot = nullptr;
   };
-  static thread_local constinit Recent recent [[gnu::tls_model("initial-exec")]];
+  static thread_local constinit Recent recent_ [[gnu::tls_model("initial-exec")]];
 
   [[nodiscard]] Place mine() noexcept {
-    const Recent& last = recent;
-    return last.meter == id_ ? Place{last.slot, false} : find_or_take();
+    const Place place = recent();
+    return place.empty() ? find_or_take() : place;
   }
   [[nodiscard]] Place find_or_take() noexcept;
   void give_back(Slot& slot) noexcept;

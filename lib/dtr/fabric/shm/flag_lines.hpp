@@ -26,12 +26,15 @@ class FlagLines : public std::enable_shared_from_this<FlagLines> {
   /// The transport is gone: threads forget their line when they next look.
   void retire() noexcept { retired_.store(true, std::memory_order_relaxed); }
 
+  /// This thread's line. nullptr: there are more threads than lines, the last line is shared under a mutex.
+  [[nodiscard]] FlagLine* mine() noexcept;
+  /// The same if this thread copied with this transport last; nullptr: ask mine().
+  [[nodiscard]] FlagLine* recent() const noexcept;
+
  private:
   friend class RaisedFlag;
   friend struct ThreadLines;
 
-  /// This thread's line. nullptr: there are more threads than lines, the last line is shared under a mutex.
-  [[nodiscard]] FlagLine* mine() noexcept;
   [[nodiscard]] FlagLine* find_or_take() noexcept;
   void give_back(FlagLine& line) noexcept;
 
@@ -52,9 +55,14 @@ struct RecentLine {
 /// Every copy looks at it: a place fixed when the library is loaded takes no call to find.
 extern thread_local constinit RecentLine recent_line [[gnu::tls_model("initial-exec")]];
 
+inline FlagLine* FlagLines::recent() const noexcept {
+  const RecentLine& last = recent_line;
+  return last.lines == id_ ? last.line : nullptr;
+}
+
 inline FlagLine* FlagLines::mine() noexcept {
-  const RecentLine& recent = recent_line;
-  return recent.lines == id_ ? recent.line : find_or_take();
+  const RecentLine& last = recent_line;
+  return last.lines == id_ ? last.line : find_or_take();
 }
 
 /// A raised flag. While it is up, what a look at the region's validity allows stays allowed.

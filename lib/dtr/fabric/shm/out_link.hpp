@@ -66,6 +66,9 @@ class OutLink final : public Watcher {
 
   // out_post.cpp: the caller's side
   [[nodiscard]] Status shut_status() const noexcept;
+  template <bool kWord>
+  [[nodiscard]] bool copy_one(const WorkRequest& request) noexcept;
+  [[nodiscard]] PostResult post_several(std::span<const WorkRequest> requests, Deadline deadline) noexcept;
   [[nodiscard]] PostResult post_rest(std::span<const WorkRequest> requests, Deadline deadline,
                                      PostResult result) noexcept;
   [[nodiscard]] Status take(const WorkRequest& request, Deadline deadline, bool& sent) noexcept;
