@@ -1,8 +1,11 @@
 #include "dtr/bootstrap/host.hpp"
 
+#include <algorithm>
 #include <map>
+#include <thread>
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include "dtr/bootstrap/launcher.hpp"
 
@@ -26,6 +29,43 @@ TEST(HostTest, PlaceCountsTheRanksOfTheSameHostOnly) {
   EXPECT_EQ(first.local_rank, 0);
   EXPECT_EQ(first.local_size, 2);
   EXPECT_EQ(first.host, 0);
+}
+
+TEST(HostTest, ARankThatSharesItsCpusWithNobodyHasThemForItself) {
+  const std::vector<CpuSet> pinned = {{0b01}, {0b10}, {0b1100}, {0, 1}};
+  EXPECT_EQ(ranks_per_cpu(pinned, 0), 1);
+  EXPECT_EQ(ranks_per_cpu(pinned, 1), 1);
+  EXPECT_EQ(ranks_per_cpu(pinned, 2), 0.5);
+  EXPECT_EQ(ranks_per_cpu(pinned, 3), 1);
+}
+
+TEST(HostTest, RanksThatMayRunAnywhereAreSpreadOverAllCpus) {
+  EXPECT_EQ(ranks_per_cpu(std::vector<CpuSet>(8, CpuSet{0b11}), 5), 4);
+  EXPECT_EQ(ranks_per_cpu(std::vector<CpuSet>(2, CpuSet{0b1111}), 0), 0.5);
+  const std::vector<CpuSet> mixed = {{0b01}, {0b11}, {0b11}};
+  EXPECT_EQ(ranks_per_cpu(mixed, 0), 2);
+  EXPECT_EQ(ranks_per_cpu(mixed, 1), 1.5);
+}
+
+TEST(HostTest, WhatTheKernelDoesNotSayIsTakenForAllCpus) {
+  const double all = std::max(1U, std::thread::hardware_concurrency());
+  EXPECT_EQ(ranks_per_cpu(std::vector<CpuSet>(2), 0), 2 / all);
+}
+
+TEST(HostTest, AllowedCpusAreThoseOfThisThread) {
+  cpu_set_t before;
+  ASSERT_EQ(::sched_getaffinity(0, sizeof before, &before), 0);
+  int first = 0;
+  while (CPU_ISSET(first, &before) == 0) ++first;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(first, &one);
+  ASSERT_EQ(::sched_setaffinity(0, sizeof one, &one), 0);
+  const CpuSet pinned = allowed_cpus();
+  ::sched_setaffinity(0, sizeof before, &before);
+  CpuSet expected(static_cast<std::size_t>(first) / 64 + 1);
+  expected.back() = std::uint64_t{1} << (first % 64);
+  EXPECT_EQ(pinned, expected);
 }
 
 LaunchHint hint_from(const std::map<std::string, std::string>& environment) {

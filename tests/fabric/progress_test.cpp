@@ -92,7 +92,7 @@ class Quiet final : public ProgressSource {
 
 TEST(ProgressTest, ASleepingThreadThatIsWokenLooksAgain) {
   Quiet quiet;
-  ProgressEngine engine({.spin = 0us});
+  ProgressEngine engine({.waiting = {.spin = 0us}});
   ASSERT_TRUE(engine.add(quiet));
   ASSERT_TRUE(engine.start());
   const Deadline patience(scaled(60s));
@@ -152,7 +152,7 @@ class Silenced final : public ProgressSource {
 TEST(ProgressEngineTest, LooksOfOthersLeaveASleepingWaiterItsBells) {
   for (const bool somebody_polls : {false, true}) {
     Silenced source;
-    ProgressEngine engine({.spin = 0us});
+    ProgressEngine engine({.waiting = {.spin = 0us}});
     ASSERT_TRUE(engine.add(source));
     ASSERT_TRUE(engine.start());
     constexpr std::uint64_t kPuts = 30;
@@ -181,7 +181,7 @@ TEST(ProgressEngineTest, LooksOfOthersLeaveASleepingWaiterItsBells) {
 
 TEST(ProgressEngineTest, APollThatFindsNothingDoesNotLeaveTheThreadDeaf) {
   Silenced source;
-  ProgressEngine engine({.spin = 0us});
+  ProgressEngine engine({.waiting = {.spin = 0us}});
   ASSERT_TRUE(engine.add(source));
   ASSERT_TRUE(engine.start());
   const Deadline patience(scaled(60s));
@@ -334,7 +334,7 @@ TEST(ProgressEngineTest, WhatHappensOutsideOfPollIsAnnounced) {
 }
 
 TEST(ProgressEngineTest, IdleEngineCostsNoProcessorTime) {
-  Driven driven({.thread_spin = 20us});
+  Driven driven({.waiting = {.thread_spin = 20us}});
   driven.mailbox.put();
   std::this_thread::sleep_for(50ms);
   const auto used = [] {
@@ -349,7 +349,7 @@ TEST(ProgressEngineTest, IdleEngineCostsNoProcessorTime) {
 }
 
 TEST(ProgressEngineTest, BusyWaitersKeepBellsSilent) {
-  Driven driven({.spin = 50ms});
+  Driven driven({.waiting = {.spin = 50ms}});
   // The engine's thread needs a core once, to see that callers wait and to stand by.
   constexpr std::uint64_t kBatch = 1000;
   const Deadline deadline(scaled(20s));

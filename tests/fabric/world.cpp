@@ -34,7 +34,7 @@ World::World(const TransportCase& transport, WorldOptions options) : progress_th
     fabric_options.transports = transport.transports;
     fabric_options.connect_timeout = scaled(5s);
     fabric_options.progress.thread = options.progress_threads;
-    fabric_options.progress.yield = true;
+    fabric_options.progress.waiting.keeps_core = std::chrono::nanoseconds(0);
     fabrics_.push_back(value_or_throw(fabric::Fabric::create(std::move(fabric_options))));
     addresses.push_back(fabrics_.back()->address());
   }

@@ -53,7 +53,7 @@ class End {
     fabric::FabricOptions options;
     options.identity = {.self = rank, .world = 2, .host_id = "test-host", .token = {}};
     options.connect_timeout = scaled(10s);
-    options.progress.yield = true;
+    options.progress.waiting.keeps_core = std::chrono::nanoseconds(0);
     options.transports = {
         {.name = "verbs", .make = [rank](const fabric::TransportContext& context) {
            const fabric::TransportFactory control{

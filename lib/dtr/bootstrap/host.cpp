@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 #include <unordered_map>
 
+#include <sched.h>
 #include <unistd.h>
 
 namespace dtr::inline v0 {
@@ -34,6 +37,35 @@ HostPlace place_on_host(std::span<const std::string> ids, int rank) {
           .local_size = static_cast<int>(std::count(ids.begin(), ids.end(), mine)),
           .host = hosts.at(mine),
           .hosts = static_cast<int>(hosts.size())};
+}
+
+CpuSet allowed_cpus() {
+  for (std::size_t words = 16; words <= 1024; words *= 2) {  // the kernel wants room for all CPUs that it may have
+    CpuSet set(words);
+    static_assert(sizeof(unsigned long) == sizeof(std::uint64_t), "the kernel's words are these");
+    if (::sched_getaffinity(0, words * sizeof(std::uint64_t), reinterpret_cast<cpu_set_t*>(set.data())) != 0) continue;
+    while (!set.empty() && set.back() == 0) set.pop_back();
+    return set;
+  }
+  return {};
+}
+
+double ranks_per_cpu(std::span<const CpuSet> sets, std::size_t mine) {
+  const CpuSet& own = sets[mine];
+  int cpus = 0;
+  for (const std::uint64_t word : own) cpus += std::popcount(word);
+  if (cpus == 0) return static_cast<double>(sets.size()) / std::max(1U, std::thread::hardware_concurrency());
+  double wanted = 0;
+  for (const CpuSet& each : sets) {
+    int all = 0;
+    int shared = 0;
+    for (std::size_t i = 0; i < each.size(); ++i) {
+      all += std::popcount(each[i]);
+      if (i < own.size()) shared += std::popcount(each[i] & own[i]);
+    }
+    if (all > 0) wanted += static_cast<double>(shared) / all;
+  }
+  return wanted / cpus;
 }
 
 }  // namespace dtr::inline v0

@@ -1,6 +1,8 @@
 // Which ranks share a host.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,5 +28,15 @@ struct HostPlace {
 
 /// `ids`: everybody's host_id, by rank.
 [[nodiscard]] HostPlace place_on_host(std::span<const std::string> ids, int rank);
+
+/// CPUs as bits; the first word has CPUs 0 to 63.
+using CpuSet = std::vector<std::uint64_t>;
+
+/// Those that this thread may run on; none if the kernel does not say.
+[[nodiscard]] CpuSet allowed_cpus();
+
+/// How many ranks want each of the CPUs that rank `mine` may use, on average: 1 where each rank has a CPU of its own.
+/// `sets`: of the ranks of one host, each of which spreads over its set.
+[[nodiscard]] double ranks_per_cpu(std::span<const CpuSet> sets, std::size_t mine);
 
 }  // namespace dtr::inline v0

@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "dtr/base/relax.hpp"
+
 namespace dtr::inline v0 {
 namespace fabric {
 
@@ -125,7 +127,7 @@ int ProgressEngine::look() noexcept {
 
 bool ProgressEngine::poll() noexcept {
   if (in_progress()) return false;
-  waits_.fetch_add(1, std::memory_order_relaxed);  // a caller that looks itself: the thread stands by
+  note_wait();  // a caller that looks itself: the thread stands by
   const bool moved = attempt();
   // The look has silenced the bells of a thread that sleeps on them: awake, it stands by while callers look.
   if (thread_armed_.load(std::memory_order_seq_cst)) wake_thread();
@@ -198,13 +200,11 @@ void ProgressEngine::nap(std::chrono::milliseconds length) noexcept {
   ::poll(&quit, 1, static_cast<int>(length.count()));
 }
 
-void ProgressEngine::relax() const noexcept {
-  if (options_.yield) {
+void ProgressEngine::relax(bool yields) noexcept {
+  if (yields) {
     std::this_thread::yield();
   } else {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
+    cpu_relax();
   }
 }
 
@@ -212,9 +212,9 @@ Errc ProgressEngine::wait_for(Predicate done, Deadline deadline) noexcept {
   if (done()) return Errc::ok;
   if (in_progress()) return Errc::would_deadlock;
   waiters_.fetch_add(1, std::memory_order_relaxed);
-  waits_.fetch_add(1, std::memory_order_relaxed);
+  note_wait();
   Errc outcome = Errc::ok;
-  auto spin_until = Clock::now() + options_.spin;
+  auto last_moved = Clock::now();
   while (true) {
     const bool moved = attempt();
     if (done()) break;
@@ -223,9 +223,9 @@ Errc ProgressEngine::wait_for(Predicate done, Deadline deadline) noexcept {
       outcome = Errc::timed_out;
       break;
     }
-    if (moved) spin_until = now + options_.spin;
-    if (now < spin_until) {
-      relax();
+    if (moved) last_moved = now;
+    if (now - last_moved < options_.waiting.spin) {
+      relax(now - last_moved >= options_.waiting.keeps_core);
     } else if (!leader_.exchange(true, std::memory_order_acquire)) {
       lead(done, deadline);
       leader_.store(false, std::memory_order_release);
@@ -303,8 +303,8 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
       last_event = Clock::now();
       continue;
     }
-    if (waiters_.load(std::memory_order_relaxed) == 0 && Clock::now() - last_event < options_.thread_spin) {
-      relax();
+    if (waiters_.load(std::memory_order_relaxed) == 0 && Clock::now() - last_event < options_.waiting.thread_spin) {
+      relax(options_.waiting.thread_yields);
       continue;
     }
     const std::uint64_t waits = waits_.load(std::memory_order_relaxed);

@@ -15,17 +15,25 @@
 #include "dtr/base/error.hpp"
 #include "dtr/base/fd.hpp"
 #include "dtr/base/thread.hpp"
+#include "dtr/fabric/spin_lock.hpp"
 #include "dtr/fabric/transport.hpp"
 
 namespace dtr::inline v0 {
 namespace fabric {
 
-struct ProgressOptions {
-  bool thread = true;                       ///< false: only waiting callers and poll() make progress
-  std::chrono::nanoseconds spin{0};         ///< how long a waiting caller looks in vain before it sleeps
+/// Between looks in vain.
+struct Waiting {
+  std::chrono::nanoseconds spin{0};         ///< how long a waiting caller looks before it sleeps
   std::chrono::nanoseconds thread_spin{0};  ///< how long the thread does
-  bool yield = false;                       ///< give the core away between looks (more ranks than cores)
-  std::vector<int> cpus{};                  ///< where the thread may run; empty = anywhere
+  /// How long a caller keeps the core between looks; from then on others have their turn after each.
+  std::chrono::nanoseconds keeps_core = std::chrono::hours(1);
+  bool thread_yields = false;  ///< the thread gives the core away between looks
+};
+
+struct ProgressOptions {
+  bool thread = true;  ///< false: only waiting callers and poll() make progress
+  Waiting waiting{};
+  std::vector<int> cpus{};  ///< where the thread may run; empty = anywhere
   std::string name = "dtr-progress";
 };
 
@@ -43,6 +51,8 @@ class ProgressEngine {
   /// After this returns the source is not called any more. Not from a callback.
   void remove(ProgressSource& source) noexcept;
 
+  /// Before start().
+  void set_waiting(const Waiting& waiting) noexcept { options_.waiting = waiting; }
   [[nodiscard]] Result<void> start();
   void stop() noexcept;
 
@@ -100,7 +110,7 @@ class ProgressEngine {
    private:
     void enter() noexcept { engine_.owner_.store(std::this_thread::get_id(), std::memory_order_relaxed); }
     ProgressEngine& engine_;
-    std::unique_lock<std::mutex> lock_;
+    std::unique_lock<SpinLock> lock_;
   };
 
   [[nodiscard]] Errc wait_for(Predicate done, Deadline deadline) noexcept;
@@ -116,7 +126,9 @@ class ProgressEngine {
   /// Who sleeps looks next. True: kick_ has rung.
   bool sleep(Deadline::Clock::time_point until) noexcept;
   [[nodiscard]] Deadline::Clock::time_point next_deadline() const noexcept;
-  void relax() const noexcept;
+  static void relax(bool yields) noexcept;
+  /// Two callers at a time may be counted as one: it matters only that somebody came.
+  void note_wait() noexcept { waits_.store(waits_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
 
   ProgressOptions options_;
   std::vector<ProgressSource*> sources_;
@@ -125,7 +137,8 @@ class ProgressEngine {
   UniqueFd wake_;  ///< for anybody, who then looks at the sources
   UniqueFd quit_;
 
-  std::mutex turn_;
+  /// Given back by a plain store: a mutex waits there until what the look has written has reached the other cores.
+  SpinLock turn_;
   std::atomic<std::thread::id> owner_{};
 
   std::atomic<std::uint32_t> epoch_{0};  ///< counts announcements; followers sleep on it

@@ -41,26 +41,33 @@ Result<void> check_roles(const RuntimeOptions& options, int size) {
   return {};
 }
 
-/// As long as 1 MiB takes to be copied, and some: a rank that sleeps meanwhile is woken by a system call of the one that
-/// copies, and its going to sleep interrupts it. Where ranks share cores a look is followed by a turn of the others. As
-/// long as these only send and look as well, that takes a few microseconds, and less than to sleep and be woken; once
-/// they compute, this ends with one turn.
+/// As long as 1 MiB takes to be copied, and some: a rank that sleeps meanwhile is woken by a system call of the one
+/// that copies, and its going to sleep interrupts it. Where ranks share cores a look is followed by a turn of the
+/// others. As long as these only send and look as well, that takes a few microseconds, and less than to sleep and be
+/// woken; once they compute, this ends with one turn.
 constexpr std::chrono::microseconds kSpin{50};
 constexpr std::chrono::microseconds kThreadSpin{20};
+constexpr std::chrono::microseconds kShortWait{3};
 
-fabric::ProgressOptions progress_options(const Config& config, int local_ranks) {
+fabric::ProgressOptions progress_options(const Config& config) {
   fabric::ProgressOptions options;
   options.thread = config.text("progress.mode") == "thread";
-  // Two threads a rank want a core: the application's and, where it is not waiting, the progress thread.
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const bool crowded = local_ranks > cores;
-  options.yield = crowded || local_ranks * 2 > cores;
-  const std::chrono::microseconds spin(config.integer("progress.spin_us"));
-  const bool automatic = spin.count() < 0;
-  options.spin = automatic ? kSpin : spin;
-  options.thread_spin = automatic ? (crowded ? std::chrono::microseconds(0) : kThreadSpin) : spin;
   options.cpus = value_or_throw(parse_cpu_list(config.text("progress.affinity")));
   return options;
+}
+
+/// A rank has two threads: the application's and that of progress. Where there are cores for the ranks and not for all
+/// threads, a short wait keeps the core, and a longer one is for the threads of others.
+fabric::Waiting waiting(const Config& config, double ranks_per_cpu) {
+  const bool crowded = ranks_per_cpu > 1;
+  const bool tight = 2 * ranks_per_cpu > 1;
+  const std::chrono::microseconds spin(config.integer("progress.spin_us"));
+  const bool automatic = spin.count() < 0;
+  fabric::Waiting made{.spin = automatic ? kSpin : spin,
+                       .thread_spin = automatic ? (crowded ? std::chrono::microseconds(0) : kThreadSpin) : spin};
+  if (tight) made.keeps_core = crowded ? std::chrono::microseconds(0) : kShortWait;
+  made.thread_yields = tight;
+  return made;
 }
 
 }  // namespace
@@ -100,7 +107,7 @@ Result<void> Runtime::prepare_alone(const RuntimeOptions& options, Prepared& mad
   fabric_options.connect_timeout = duration_cast<milliseconds>(made.config.duration("timeout.connect_ms"));
   fabric_options.eager_bytes = static_cast<std::size_t>(made.config.integer("fabric.eager_bytes"));
   fabric_options.hold_bytes = static_cast<std::size_t>(made.config.integer("fabric.hold_bytes"));
-  fabric_options.progress = progress_options(made.config, launch_hint().local_size.value_or(size));
+  fabric_options.progress = progress_options(made.config);
   fabric_options.transports = options.transports.empty() ? fabric::default_transports(made.config) : options.transports;
   auto fabric = fabric::Fabric::create(std::move(fabric_options));
   if (!fabric) return dtr::fail(std::move(fabric.error()));
@@ -126,6 +133,7 @@ Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
     mine.host = made.fabric->identity().host_id;
     randombytes_buf(mine.token.data(), mine.token.size());
     mine.address = made.fabric->address();
+    mine.cpus = allowed_cpus();
     mine.servers = options.servers;
     mine.colocated = options.colocated ? 1 : 0;
     mine.speaks = made.config.text("progress.mode") == "thread" ? 1 : 0;
@@ -140,6 +148,7 @@ Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
   if (!all) return dtr::fail(std::move(all.error()));
 
   std::vector<std::string> hosts;
+  std::vector<CpuSet> cpus;  // of the ranks of this host
   std::vector<Bytes> addresses;
   fabric::JobToken token{};
   for (int r = 0; r < size; ++r) {
@@ -161,10 +170,13 @@ Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
                             .timeout = milliseconds(intro->heartbeat_timeout_ms)};
     }
     made.control.speaks.push_back(intro->speaks != 0);
+    if (intro->host == mine.host) cpus.push_back(std::move(intro->cpus));
     hosts.push_back(std::move(intro->host));
     addresses.push_back(std::move(intro->address));
   }
   made.place = place_on_host(hosts, rank);
+  const auto place = static_cast<std::size_t>(made.place.local_rank);
+  made.fabric->progress().set_waiting(waiting(made.config, ranks_per_cpu(cpus, place)));
   if (auto started = made.fabric->start(addresses, token); !started) return dtr::fail(std::move(started.error()));
 
   if (!options.colocated && options.servers > 0) {

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 
 #include "dtr/base/bytes.hpp"
 #include "dtr/base/error.hpp"
+#include "dtr/bootstrap/host.hpp"
 #include "dtr/fabric/identity.hpp"
 #include "dtr/runtime/group.hpp"
 
@@ -17,6 +19,7 @@ struct Introduction {
   std::string host{};
   fabric::JobToken token{};  ///< rank 0's is the job's
   Bytes address{};
+  CpuSet cpus{};  ///< that it may run on
   std::int32_t servers = 0;
   std::uint8_t colocated = 0;
   std::uint8_t speaks = 0;        ///< see ControlOptions
@@ -27,7 +30,8 @@ struct Introduction {
   [[nodiscard]] Bytes pack() const {
     ByteWriter out;
     out.text(failure).text(host).value(token).bytes(address).value(servers).value(colocated).value(speaks);
-    return out.value(watch_width).value(heartbeat_interval_ms).value(heartbeat_timeout_ms).take();
+    out.value(watch_width).value(heartbeat_interval_ms).value(heartbeat_timeout_ms);
+    return out.bytes(std::as_bytes(std::span(cpus))).take();
   }
   [[nodiscard]] static Result<Introduction> unpack(std::span<const std::byte> bytes, int rank) {
     ByteReader in(bytes);
@@ -43,6 +47,9 @@ struct Introduction {
     intro.watch_width = in.value<std::uint32_t>();
     intro.heartbeat_interval_ms = in.value<std::int64_t>();
     intro.heartbeat_timeout_ms = in.value<std::int64_t>();
+    const auto cpus = in.bytes();
+    intro.cpus.resize(cpus.size() / sizeof(std::uint64_t));
+    if (!intro.cpus.empty()) std::memcpy(intro.cpus.data(), cpus.data(), intro.cpus.size() * sizeof(std::uint64_t));
     if (!in.ok() || !in.at_end()) return fail(Errc::truncated, "malformed introduction", "init", rank);
     return intro;
   }
