@@ -43,7 +43,7 @@ constexpr Setting kSettings[] = {
     {.key = "progress.mode", .environment = "DTR_PROGRESS", .type = choice, .initial = "thread", .choices = "thread inline",
      .help = "Who moves data along: a thread of the Runtime, or the calls to progress() and the waits."},
     {.key = "progress.spin_us", .type = integer, .unit = microseconds, .initial = "-1", .minimum = -1, .maximum = 10e6,
-     .help = "How long a waiting caller, and the progress thread, poll before they sleep. -1 = automatic: 50 us, where a host has more ranks than cores giving the core away between looks; for the thread 20 us, or 0 there."},
+     .help = "How long a waiting caller, and the progress thread, poll before they sleep. -1 = automatic: 50 us, where more than one rank wants a CPU giving it away between looks; for the thread 20 us, or 0 there."},
     {.key = "progress.affinity", .type = text,
      .help = "CPUs for the progress thread, as 0-3,8; empty = any.", .complaint = cpu_list_complaint},
 
