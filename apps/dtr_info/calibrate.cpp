@@ -91,7 +91,7 @@ Rate rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes, bool of_
 
 /// The largest message that goes better as one of the fabric.
 std::uint64_t best_eager(Runtime& rt, const std::string& transport, std::uint32_t piece) {
-  const std::uint64_t most = rt.fabric().max_message() - 16;
+  const std::uint64_t most = told_by(rt, 0, "dtr_info/most", std::uint64_t{rt.fabric().max_message()}) - 16;
   std::uint64_t best = 64;
   for (std::uint64_t bytes = 256;; bytes = std::min(2 * bytes, most)) {
     const double eager = rate(rt, only(transport, bytes, slots_of(piece)), bytes).gb;
@@ -102,7 +102,7 @@ std::uint64_t best_eager(Runtime& rt, const std::string& transport, std::uint32_
       std::fflush(stdout);
     }
     if (eager >= slots) best = bytes;
-    if (bytes == most) return best == most ? rt.fabric().max_message() : best;
+    if (bytes == most) return best == most ? most + 16 : best;
   }
 }
 
@@ -135,7 +135,10 @@ Result<void> calibrate(Runtime& rt, const std::string& path) {
   if (rt.size() < 2) return fail(Errc::invalid_argument, "start 2 ranks", "calibrate");
   const std::string transport = rt.fabric().path(rt.rank() == 0 ? 1 : 0).transport;
   const bool talks = rt.rank() == 0;
-  const auto largest = static_cast<std::uint32_t>(rt.config().integer("messages.slot_bytes"));
+  // Ranks from 2 on only keep step, whatever their own ways are.
+  const auto largest =
+      told_by(rt, 0, "dtr_info/largest", static_cast<std::uint32_t>(rt.config().integer("messages.slot_bytes")));
+  const bool can_be_read = told_by(rt, 0, "dtr_info/transport", std::uint8_t{transport == "shm"}) != 0;
   std::vector<std::uint32_t> pieces;
   for (std::uint32_t piece = 8 << 10; piece < largest; piece *= 2) pieces.push_back(piece);
   pieces.push_back(largest);
@@ -159,7 +162,7 @@ Result<void> calibrate(Runtime& rt, const std::string& path) {
         row.piece = piece;
       }
     }
-    if (transport == "shm") read_where_better(rt, row, bytes, best);
+    if (can_be_read) read_where_better(rt, row, bytes, best);
     if (talks) std::printf("\n"), std::fflush(stdout);
     const ThresholdRow& before = found.back();
     if (before.way == row.way && before.piece == row.piece && before.mapped == row.mapped) found.pop_back();

@@ -82,6 +82,55 @@ TEST(ShmMemoryTest, SegmentThatIsRegisteredAgainIsReachedByTheNewKeyOnly) {
   }
 }
 
+// The peer reads the word to unmap it while it copies into what has been registered there since.
+TEST(ShmMemoryTest, ALateWordToUnmapASegmentDisturbsNoCopyIntoWhatIsRegisteredThereNow) {
+  constexpr std::size_t kBytes = 4 << 20;
+  Node target(0);
+  Node node(1);
+  const auto channel = open_channel(node, target);
+  auto segment = value_or_throw(Segment::create(99, kBytes));
+  Region& local = node.memory(kBytes);
+  std::memset(local.data(), 7, kBytes);
+  const auto add = [&]() -> Region& {
+    Region& region = *value_or_throw(target.regions->add({segment->data(), kBytes}, {}, segment));
+    value_or_throw(target.transport->register_region(region));
+    return region;
+  };
+  Region* region = &add();
+  const RemoteRegion* remote = value_or_throw(channel->import(region->key()));
+  ASSERT_TRUE(pump_until({&node, &target}, 5s, [&] { return remote->mapped.load() != nullptr; }));
+  const std::size_t mapped = mapped_segments();
+  for (int round = 0; round < 20; ++round) {
+    target.regions->revoke(*region);
+    ASSERT_TRUE(pump_until({&target}, 5s, [&] { return target.transport->drained(*region); }));
+    target.forget(*region);
+    target.pump();  // says so; the node does not look yet
+    region = &add();
+    remote = value_or_throw(channel->import(region->key()));
+    const std::byte* const first = remote->mapped.load();
+    ASSERT_NE(first, nullptr);
+    std::atomic<bool> over{false};
+    std::atomic<int> copied{0};
+    std::thread copies([&] {
+      const WorkRequest put = WorkRequest::put({&local, 0}, {remote, 0}, kBytes, nullptr);
+      while (!over.load()) {
+        const auto status = channel->post({&put, 1}, 10s).status;
+        EXPECT_TRUE(status.ok() || status.code == Errc::again) << to_string(status.code);
+        ++copied;
+      }
+    });
+    EXPECT_TRUE(pump_until({&target}, 10s, [&] { return copied.load() > 2; }));
+    EXPECT_TRUE(pump_until({&node, &target}, 10s, [&] { return remote->mapped.load() != first; })) << round;
+    const int then = copied.load();
+    EXPECT_TRUE(pump_until({&node, &target}, 10s, [&] { return copied.load() > then + 2; }));
+    over = true;
+    copies.join();
+    ASSERT_TRUE(pump_until({&node, &target}, 10s, [&] { return remote->mapped.load() != nullptr; }));
+    EXPECT_EQ(segment->data()[kBytes - 1], std::byte{7});
+  }
+  EXPECT_TRUE(pump_until({&node, &target}, 5s, [&] { return mapped_segments() == mapped; }));
+}
+
 TEST(ShmMemoryTest, KeyThatWasTamperedWithIsRefusedOnEveryPath) {
   for (const CmaUse cma : {CmaUse::automatic, CmaUse::off}) {
     Node target(0, {.cma = cma});
@@ -130,9 +179,10 @@ TEST(ShmMemoryTest, ForeignMemoryThatIsNotThereIsOutOfRangeAndNotACrash) {
   const WorkRequest put = WorkRequest::put({&local, 0}, {remote, 0}, kBytes, nullptr);
   const auto result = channel->post({&put, 1}, 1s);
   EXPECT_EQ(result.status.code, Errc::out_of_range);
-  EXPECT_EQ(channel->explain(result.status),
-            "put of 65536 bytes at offset 0 of the peer's region: memory of the region cannot be reached: 65536 bytes at "
-            "offset 0 of a region of 65536 bytes (copy: Bad address)");
+  EXPECT_EQ(
+      channel->explain(result.status),
+      "put of 65536 bytes at offset 0 of the peer's region: memory of the region cannot be reached: 65536 bytes at "
+      "offset 0 of a region of 65536 bytes (copy: Bad address)");
   ::munmap(hole, kBytes);
 }
 

@@ -63,7 +63,7 @@ double ranks_per_cpu(std::span<const CpuSet> sets, std::size_t mine) {
       all += std::popcount(each[i]);
       if (i < own.size()) shared += std::popcount(each[i] & own[i]);
     }
-    if (all > 0) wanted += static_cast<double>(shared) / all;
+    wanted += all == 0 ? 1 : static_cast<double>(shared) / all;
   }
   return wanted / cpus;
 }

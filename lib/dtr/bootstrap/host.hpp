@@ -36,7 +36,8 @@ using CpuSet = std::vector<std::uint64_t>;
 [[nodiscard]] CpuSet allowed_cpus();
 
 /// How many ranks want each of the CPUs that rank `mine` may use, on average: 1 where each rank has a CPU of its own.
-/// `sets`: of the ranks of one host, each of which spreads over its set.
+/// `sets`: of the ranks of one host, each of which spreads over its set; who has none is counted as
+/// one for these CPUs.
 [[nodiscard]] double ranks_per_cpu(std::span<const CpuSet> sets, std::size_t mine);
 
 }  // namespace dtr::inline v0

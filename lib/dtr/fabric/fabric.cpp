@@ -150,6 +150,7 @@ Result<void> Fabric::close_channels(Deadline deadline) {
 }
 
 Result<void> Fabric::stop(Deadline deadline) {
+  if (engine_->in_progress()) return fail(Errc::would_deadlock, "called from a callback", "stop fabric");
   auto closed = close_channels(deadline);
   if (!closed && (closed.error().code == Errc::would_deadlock || closed.error().code == Errc::forked)) return closed;
   engine_->exclusively([&] {

@@ -22,6 +22,9 @@ using Clock = Deadline::Clock;
 
 constexpr int kBudget = 256;
 constexpr int kLooksBeforeLeaving = 16;
+/// Who polls may be off the core because the waiter has a higher priority: that must sleep to let it go on.
+constexpr int kPatientTries = 100;
+constexpr auto kRefusedNap = std::chrono::microseconds(50);
 /// While callers wait now and then, the thread looks this often instead of arming the bells: a bell costs the sender
 /// a system call and wakes a thread that the next waiting caller makes superfluous.
 constexpr auto kStandby = std::chrono::milliseconds(1);
@@ -215,6 +218,7 @@ Errc ProgressEngine::wait_for(Predicate done, Deadline deadline) noexcept {
   note_wait();
   Errc outcome = Errc::ok;
   auto last_moved = Clock::now();
+  int refusals = 0;
   while (true) {
     const bool moved = attempt();
     if (done()) break;
@@ -227,9 +231,10 @@ Errc ProgressEngine::wait_for(Predicate done, Deadline deadline) noexcept {
     if (now - last_moved < options_.waiting.spin) {
       relax(now - last_moved >= options_.waiting.keeps_core);
     } else if (!leader_.exchange(true, std::memory_order_acquire)) {
-      lead(done, deadline);
+      refusals = lead(done, deadline) ? 0 : refusals + 1;
       leader_.store(false, std::memory_order_release);
       announce();  // a follower may lead now
+      if (refusals >= kPatientTries) std::this_thread::sleep_for(kRefusedNap);
     } else {
       follow(done, deadline);
     }
@@ -239,14 +244,14 @@ Errc ProgressEngine::wait_for(Predicate done, Deadline deadline) noexcept {
   return outcome;
 }
 
-void ProgressEngine::lead(Predicate done, Deadline deadline) noexcept {
+bool ProgressEngine::lead(Predicate done, Deadline deadline) noexcept {
   auto until = deadline.at();
   int handled = 0;
   {
     const Turn turn(*this, std::try_to_lock);
     if (!turn) {  // somebody is polling, and will tell us
       std::this_thread::yield();
-      return;
+      return false;
     }
     leader_asleep_.store(true, std::memory_order_relaxed);  // with the turn: who looks next sees it
     std::atomic_thread_fence(std::memory_order_seq_cst);    // see announce() and wake()
@@ -259,11 +264,12 @@ void ProgressEngine::lead(Predicate done, Deadline deadline) noexcept {
   }
   if (!leader_asleep_.load(std::memory_order_relaxed)) {
     if (handled > 0) announce();
-    return;
+    return true;
   }
   if (!done()) static_cast<void>(sleep(until));
   leader_asleep_.store(false, std::memory_order_relaxed);
   silence(kick_.get());
+  return true;
 }
 
 void ProgressEngine::follow(Predicate done, Deadline deadline) noexcept {

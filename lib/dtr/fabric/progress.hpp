@@ -82,6 +82,7 @@ class ProgressEngine {
   /// Runs `action` while no source is being polled. Not from a callback.
   template <class Action>
   auto exclusively(Action&& action) {
+    const Leaving leaving{*this};
     const Turn turn(*this);
     return action();
   }
@@ -113,8 +114,16 @@ class ProgressEngine {
     std::unique_lock<SpinLock> lock_;
   };
 
+  /// A waiter that left meanwhile could not arm the bells for the thread.
+  struct Leaving {
+    ProgressEngine& engine;
+    ~Leaving() {
+      if (engine.thread_armed_.load(std::memory_order_seq_cst)) engine.wake_thread();
+    }
+  };
+
   [[nodiscard]] Errc wait_for(Predicate done, Deadline deadline) noexcept;
-  void lead(Predicate done, Deadline deadline) noexcept;
+  bool lead(Predicate done, Deadline deadline) noexcept;  ///< false: somebody else polls
   void follow(Predicate done, Deadline deadline) noexcept;
   void run(const std::stop_token& stop) noexcept;
   bool attempt() noexcept;  ///< polls if nobody else does

@@ -24,7 +24,7 @@ class SpinLock {
 
  private:
   void wait() const noexcept {
-    for (int looks = 1; taken_.load(std::memory_order_relaxed); ++looks) {
+    for (unsigned looks = 1; taken_.load(std::memory_order_relaxed); ++looks) {
       if (looks % kLooksAYield != 0) {
         cpu_relax();
       } else if (looks < kLooksAYield * kYields) {
@@ -35,8 +35,8 @@ class SpinLock {
     }
   }
 
-  static constexpr int kLooksAYield = 100;
-  static constexpr int kYields = 100;
+  static constexpr unsigned kLooksAYield = 100;
+  static constexpr unsigned kYields = 100;
 
   std::atomic<bool> taken_{false};
 };

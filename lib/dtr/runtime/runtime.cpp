@@ -59,8 +59,8 @@ fabric::ProgressOptions progress_options(const Config& config) {
 /// A rank has two threads: the application's and that of progress. Where there are cores for the ranks and not for all
 /// threads, a short wait keeps the core, and a longer one is for the threads of others.
 fabric::Waiting waiting(const Config& config, double ranks_per_cpu) {
-  const bool crowded = ranks_per_cpu > 1;
-  const bool tight = 2 * ranks_per_cpu > 1;
+  const bool crowded = ranks_per_cpu > 1.001;  // thirds do not add up to 1
+  const bool tight = 2 * ranks_per_cpu > 1.001;
   const std::chrono::microseconds spin(config.integer("progress.spin_us"));
   const bool automatic = spin.count() < 0;
   fabric::Waiting made{.spin = automatic ? kSpin : spin,

@@ -115,12 +115,21 @@ void Imports::unmap(std::uint64_t id) {
   for (auto& [key, region] : regions_) {
     if (region->key.segment == id) region->mapped.store(nullptr, std::memory_order_release);
   }
-  // Nobody copies here: the owner waited for all flags after revoking, and who came later saw the regions revoked.
+  // The owner waited for the flags of what it had registered before. Who copies here just now does so for what it has
+  // registered since, so the mapping goes later.
+  dying_.push_back(std::move(segment->second.mapping));
+  dying_are_unseen_ = false;
   segments_.erase(segment);
   for (auto& [key, region] : regions_) {
     // Registered since then: the segment lives on at the peer, so it is asked for again.
     if (region->key.segment == id && RegionTable::check_key(*validity_, region->key) == Errc::ok) want(*region);
   }
+}
+
+void Imports::release_unmapped(const FlagLines& lines, PeerId peer) noexcept {
+  if (dying_.empty()) return;
+  if (!std::exchange(dying_are_unseen_, true)) heavy_barrier();
+  if (!lines.inside(peer)) dying_.clear();
 }
 
 }  // namespace fabric::shm

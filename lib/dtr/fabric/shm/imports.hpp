@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dtr/base/fd.hpp"
+#include "dtr/fabric/shm/flag_lines.hpp"
 #include "dtr/fabric/shm/messages.hpp"
 #include "dtr/fabric/transport.hpp"
 
@@ -39,6 +40,9 @@ class Imports {
   [[nodiscard]] Result<void> answer(const Message& message, std::vector<UniqueFd>& fds);
   /// Nothing is registered in this segment any more.
   void unmap(std::uint64_t segment);
+  /// Gives back what was unmapped, once no thread of this process is inside the peer's memory. To be called now and
+  /// then.
+  void release_unmapped(const FlagLines& lines, PeerId peer) noexcept;
 
  private:
   using KeyBytes = std::array<std::byte, sizeof(RemoteKey)>;
@@ -58,6 +62,9 @@ class Imports {
   std::size_t asked_ = 0;
   std::atomic<bool> has_questions_{false};
   std::shared_ptr<Segment> validity_;
+
+  std::vector<std::shared_ptr<Segment>> dying_{};  ///< progress only, as the next
+  bool dying_are_unseen_ = true;                   ///< who looks at a region now does not find these
 };
 
 }  // namespace fabric::shm

@@ -170,6 +170,7 @@ int OutLink::drive_open(int budget) {
     }
     if (pushed) ring_peer();
   }
+  imports_.release_unmapped(*local_->lines, peer_);
   if (imports_.has_questions() && !imports_.ask(parts_.socket.get())) {
     lost(Errc::peer_failed, "the peer's process is gone");
     return handled + 1;

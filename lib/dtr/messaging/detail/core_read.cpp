@@ -165,8 +165,11 @@ int Messenger::Core::read_on(Lock& lock) {
 void Messenger::Core::end_failed_reading(const Reading& reading, Operation& recv, fabric::Status status) {
   const bool forbidden = status.code == Errc::permission_denied || status.code == Errc::out_of_range;
   if (reading.memory == nullptr && forbidden) return ask_through_slots(*reading.peer, recv, reading.offer);
-  const Error error = fabric_.explain(reading.peer->id, status, "recv");
-  end(recv, status.code, error.message);
+  try {
+    end(recv, status.code, fabric_.explain(reading.peer->id, status, "recv").message);
+  } catch (const std::exception&) {  // no memory for the words
+    end(recv, status.code, {});
+  }
 }
 
 }  // namespace dtr::inline v0

@@ -50,7 +50,9 @@ struct Introduction {
     const auto cpus = in.bytes();
     intro.cpus.resize(cpus.size() / sizeof(std::uint64_t));
     if (!intro.cpus.empty()) std::memcpy(intro.cpus.data(), cpus.data(), intro.cpus.size() * sizeof(std::uint64_t));
-    if (!in.ok() || !in.at_end()) return fail(Errc::truncated, "malformed introduction", "init", rank);
+    if (!in.ok() || !in.at_end() || cpus.size() % sizeof(std::uint64_t) != 0) {
+      return fail(Errc::truncated, "malformed introduction", "init", rank);
+    }
     return intro;
   }
 };
