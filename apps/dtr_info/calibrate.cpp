@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "common/memory.hpp"
+#include "common/messages_read.hpp"
 #include "dtr/base/clock.hpp"
 #include "dtr/base/file.hpp"
 #include "dtr/messaging/messenger.hpp"
@@ -52,14 +53,10 @@ T told_by(Runtime& rt, int from, const char* name, const T& mine) {
   return value;
 }
 
-std::uint64_t messages_read(Runtime& rt) {
-  return rt.metrics().counter("dtr_messages_received_total", "", {{"group", "0"}, {"way", "read"}}).value();
-}
-
 /// From rank 0 to rank 1, the median of some repeats; the same on all ranks, so that they go on alike.
 Rate rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes, bool of_the_pool = false) {
-  const std::uint64_t read_before = messages_read(rt);
   Messenger messenger(rt, {.thresholds = thresholds});
+  const std::uint64_t read_before = common::messages_read(rt);
   value_or_throw(rt.allgather("dtr_info/rate", {}, kBound));
   std::array<double, kRepeats> rates{};
   if (rt.rank() < 2) {
@@ -86,7 +83,7 @@ Rate rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes, bool of_
   }
   std::sort(rates.begin(), rates.end());
   return {.gb = told_by(rt, 0, "dtr_info/rated", rates[kRepeats / 2]),
-          .read = told_by(rt, 1, "dtr_info/read", messages_read(rt) - read_before)};
+          .read = told_by(rt, 1, "dtr_info/read", common::messages_read(rt) - read_before)};
 }
 
 /// The largest message that goes better as one of the fabric.

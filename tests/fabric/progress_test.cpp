@@ -200,6 +200,49 @@ TEST(ProgressEngineTest, APollThatFindsNothingDoesNotLeaveTheThreadDeaf) {
   engine.stop();
 }
 
+// The waiter's look has silenced the bells on which the thread sleeps, and it cannot arm them while another acts.
+TEST(ProgressEngineTest, AWaiterWhoLeavesDuringAnExclusiveActDoesNotLeaveTheThreadDeaf) {
+  Silenced source;
+  ProgressEngine engine({.waiting = {.spin = 0us}});
+  ASSERT_TRUE(engine.add(source));
+  ASSERT_TRUE(engine.start());
+  const Deadline patience(scaled(60s));
+  int at_once = 0;
+  for (std::uint64_t round = 1; round <= 10; ++round) {
+    std::this_thread::sleep_for(30ms);  // the thread falls asleep
+    std::atomic<bool> looked{false};
+    std::atomic<bool> acts{false};
+    std::atomic<bool> left{false};
+    std::thread other([&] {
+      while (!looked && !patience.passed()) std::this_thread::yield();
+      engine.exclusively([&] {
+        acts = true;
+        while (!left && !patience.passed()) std::this_thread::yield();
+      });
+    });
+    int asked = 0;
+    const auto waited = engine.wait(
+        [&]() noexcept {
+          if (++asked == 1) return false;  // before the first look
+          looked = true;
+          while (!acts && !patience.passed()) std::this_thread::yield();
+          return true;
+        },
+        scaled(60s));
+    EXPECT_EQ(waited, Errc::ok);
+    left = true;
+    other.join();
+    std::this_thread::sleep_for(30ms);
+    const auto start = Deadline::Clock::now();
+    source.put();
+    while (source.delivered < round && !patience.passed()) std::this_thread::sleep_for(100us);
+    ASSERT_EQ(source.delivered, round);
+    at_once += Deadline::Clock::now() - start < 200ms ? 1 : 0;
+  }
+  EXPECT_GE(at_once, 5);
+  engine.stop();
+}
+
 struct Driven {
   explicit Driven(ProgressOptions options) : engine(std::move(options)) {
     value_or_throw(engine.add(mailbox));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/memory.hpp"
+#include "common/messages_read.hpp"
 #include "dtr/messaging/messenger.hpp"
 #include "pushpull/job.hpp"
 
@@ -26,11 +27,7 @@ inline Bytes data_of(std::size_t bytes, std::uint64_t seed = 0) {
 
 using common::Memory;
 
-/// Messages that this rank has read in memory of others.
-inline std::uint64_t messages_read(Runtime& rt) {
-  const MetricLabels labels{{"group", "0"}, {"way", "read"}};
-  return rt.metrics().counter("dtr_messages_received_total", "", labels).value();
-}
+using common::messages_read;
 
 inline Deadline soon() { return scaled(std::chrono::seconds(30)); }
 

@@ -239,17 +239,10 @@ TEST(CancelOrderTest, ACancelThatOvertakesItsRoundStillGivesBackATensorInPlace) 
       const Bytes welcome = mouth.hear(Kind::welcome);
       ASSERT_FALSE(welcome.empty());
       ASSERT_EQ(front<Welcome>(welcome)->in_place, 1U);
-      const std::uint64_t bytes = kCount * sizeof(float);
-      const PushEntry push{.key = key,
-                           .bytes = bytes,
-                           .total = bytes,
-                           .slot = kInPlace,
-                           .dtype = static_cast<std::uint8_t>(DType::f32),
-                           .address = reinterpret_cast<std::uint64_t>(gradient.data())};
       Round round = round_of(1, 0);
       round.patience_ns = std::chrono::nanoseconds(scaled(30s)).count();
       mouth.say(0, bytes_of(Cancel{.head = head_of(Kind::cancel)}));
-      mouth.say(0, bytes_of(round, push));
+      mouth.say(0, bytes_of(round, push_in_place(key, gradient)));
       ASSERT_FALSE(mouth.hear(Kind::muted).empty());
       std::fill(gradient.begin(), gradient.end(), 1e30F);
       value_or_throw(rt.allgather("given back", {}, scaled(20s)));

@@ -13,9 +13,20 @@
 #include "dtr/pushpull/detail/route.hpp"
 #include "dtr/pushpull/detail/wire.hpp"
 #include "dtr/runtime/runtime.hpp"
+#include "support/bytes_of.hpp"
 #include "support/test_support.hpp"
 
 namespace dtr::testing {
+
+/// A whole tensor, pushed to the server of the same process where it is.
+[[nodiscard]] inline pushpull::PushEntry push_in_place(std::uint64_t key, std::span<const float> tensor) {
+  return {.key = key,
+          .bytes = tensor.size_bytes(),
+          .total = tensor.size_bytes(),
+          .slot = pushpull::kInPlace,
+          .dtype = static_cast<std::uint8_t>(DType::f32),
+          .address = reinterpret_cast<std::uint64_t>(tensor.data())};
+}
 
 class Mouth final : public fabric::PortHandler {
  public:
@@ -30,6 +41,17 @@ class Mouth final : public fabric::PortHandler {
   void say(int rank, const std::vector<std::byte>& bytes) {
     const auto request = fabric::WorkRequest::send(theirs_, bytes, nullptr);
     rt_.fabric().submit(static_cast<fabric::PeerId>(rank), {&request, 1}, scaled(10s));
+  }
+
+  /// Begins a session with a server, and ends one; waits for its answer.
+  void say_hello(int server, std::uint32_t epoch, std::uint32_t workers = 2) {
+    say(server, bytes_of(pushpull::Hello{.head = {.kind = pushpull::Kind::hello, .epoch = epoch}, .workers = workers}));
+    EXPECT_FALSE(hear(pushpull::Kind::welcome).empty());
+  }
+  void say_bye(int server, std::uint32_t epoch, std::uint64_t rounds, std::uint8_t flags = 0) {
+    const pushpull::Head head{.kind = pushpull::Kind::bye, .flags = flags, .epoch = epoch};
+    say(server, bytes_of(pushpull::Bye{.head = head, .rounds = rounds}));
+    EXPECT_FALSE(hear(pushpull::Kind::parted).empty());
   }
 
   /// The next message of this kind; others are dropped. Empty if none comes.

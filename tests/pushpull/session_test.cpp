@@ -45,16 +45,8 @@ TEST(SessionTest, SlotsThatAreStillReadWhenTheNextWorkerComesAreUsedAgainAfterwa
       return;
     }
     Mouth mouth(rt, "pushpull worker", "pushpull server");
-    const auto say_hello = [&](std::uint32_t epoch) {
-      mouth.say(2, bytes_of(Hello{.head = {.kind = Kind::hello, .epoch = epoch}, .workers = 2}));
-      EXPECT_FALSE(mouth.hear(Kind::welcome).empty());
-    };
-    const auto say_bye = [&](std::uint32_t epoch, std::uint64_t rounds) {
-      mouth.say(2, bytes_of(Bye{.head = {.kind = Kind::bye, .epoch = epoch}, .rounds = rounds}));
-      EXPECT_FALSE(mouth.hear(Kind::parted).empty());
-    };
     std::vector<std::uint32_t> slots;
-    say_hello(1);
+    mouth.say_hello(2, 1);
     for (std::uint32_t session = 1; session <= kSessions; ++session) {
       mouth.say(2, bytes_of(Bind{.head = {.kind = Kind::bind, .epoch = session}, .key = kKey, .bytes = kBytes}));
       const auto bound = front<Bound>(mouth.hear(Kind::bound));
@@ -67,12 +59,12 @@ TEST(SessionTest, SlotsThatAreStillReadWhenTheNextWorkerComesAreUsedAgainAfterwa
       const PushEntry push{.key = kKey, .bytes = kBytes, .total = kBytes, .slot = bound->slot, .dtype = 1};
       mouth.say(2, bytes_of(round, push));
       together("the server reads it");
-      say_bye(session, 1);
-      say_hello(session + 1);
+      mouth.say_bye(2, session, 1);
+      mouth.say_hello(2, session + 1);
       together("the next worker is here");
       together("answered");
     }
-    say_bye(kSessions + 1, 0);
+    mouth.say_bye(2, kSessions + 1, 0);
     EXPECT_THAT(slots, ::testing::Each(slots.front()));
   });
 }
@@ -106,32 +98,18 @@ TEST(SessionTest, CopiesForAWorkerThatLeftUncleanlyGoWithTheRoundTheyWereFor) {
       return;
     }
     Mouth mouth(rt, "pushpull worker", "pushpull server");
-    const auto say_hello = [&](int server, std::uint32_t epoch) {
-      mouth.say(server, bytes_of(Hello{.head = {.kind = Kind::hello, .epoch = epoch}, .workers = 2}));
-      EXPECT_FALSE(mouth.hear(Kind::welcome).empty());
-    };
-    const auto say_bye = [&](int server, std::uint32_t epoch, std::uint8_t flags, std::uint64_t rounds) {
-      mouth.say(server, bytes_of(Bye{.head = {.kind = Kind::bye, .flags = flags, .epoch = epoch}, .rounds = rounds}));
-      EXPECT_FALSE(mouth.hear(Kind::parted).empty());
-    };
-    say_hello(1, 1);
-    say_hello(0, 1);
+    mouth.say_hello(1, 1);
+    mouth.say_hello(0, 1);
     for (std::uint32_t session = 1; session <= kSessions; ++session) {
       std::vector<float> gradient(kCount, static_cast<float>(session));
       const Round round{.head = {.kind = Kind::round, .epoch = session},
                         .fragments = 1,
                         .pushes = 1,
                         .patience_ns = std::chrono::nanoseconds(scaled(60s)).count()};
-      const PushEntry push{.key = key,
-                           .bytes = kBytes,
-                           .total = kBytes,
-                           .slot = kInPlace,
-                           .dtype = static_cast<std::uint8_t>(DType::f32),
-                           .address = reinterpret_cast<std::uint64_t>(gradient.data())};
-      mouth.say(0, bytes_of(round, push));
-      say_bye(0, session, Bye::kUnclean, 1);
+      mouth.say(0, bytes_of(round, push_in_place(key, gradient)));
+      mouth.say_bye(0, session, 1, Bye::kUnclean);
       std::fill(gradient.begin(), gradient.end(), 1e30F);
-      say_hello(0, session + 1);
+      mouth.say_hello(0, session + 1);
     }
     together("left");
     together("summed");
@@ -141,8 +119,8 @@ TEST(SessionTest, CopiesForAWorkerThatLeftUncleanlyGoWithTheRoundTheyWereFor) {
     ASSERT_TRUE(bound);
     EXPECT_LT(bound->slot, kSessions);
     together("bound");
-    say_bye(0, kSessions + 1, 0, 0);
-    say_bye(1, 1, 0, 0);
+    mouth.say_bye(0, kSessions + 1, 0);
+    mouth.say_bye(1, 1, 0);
     DTR_EXPECT_OK(reducer.join(scaled(20s)));
   });
 }

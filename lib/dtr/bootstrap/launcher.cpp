@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <optional>
 #include <string_view>
 
 namespace dtr::inline v0 {
@@ -26,8 +27,7 @@ LaunchHint launch_hint(const ReadEnvironment& read) {
     return {.launcher = "mpirun",
             .rank = *ompi_rank,
             .size = *ompi_size,
-            .local_rank = number(read, "OMPI_COMM_WORLD_LOCAL_RANK").value_or(0),
-            .local_size = number(read, "OMPI_COMM_WORLD_LOCAL_SIZE")};
+            .local_rank = number(read, "OMPI_COMM_WORLD_LOCAL_RANK").value_or(0)};
   }
   const auto pmix_rank = number(read, "PMIX_RANK");
   const auto step_size = number(read, "SLURM_STEP_NUM_TASKS");
@@ -35,8 +35,7 @@ LaunchHint launch_hint(const ReadEnvironment& read) {
     return {.launcher = "srun",
             .rank = *pmix_rank,
             .size = *step_size,
-            .local_rank = number(read, "SLURM_LOCALID").value_or(0),
-            .local_size = {}};
+            .local_rank = number(read, "SLURM_LOCALID").value_or(0)};
   }
   return {};
 }

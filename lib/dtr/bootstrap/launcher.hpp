@@ -1,19 +1,17 @@
-// What the launcher left in the environment: for names of log files and for choices made before MPI is up.
+// What the launcher left in the environment: for names of files that are written before MPI is up.
 #pragma once
 
 #include <functional>
-#include <optional>
 #include <string>
 
 namespace dtr::inline v0 {
 
 /// A hint, never the truth: the truth is the Bootstrap.
 struct LaunchHint {
-  std::string launcher{};           ///< "mpirun", "srun", or "" for a process started alone
-  int rank = 0;                     ///< in the whole job step
-  int size = 1;                     ///< of the whole job step
-  int local_rank = 0;               ///< on this node
-  std::optional<int> local_size{};  ///< on this node, where the launcher says it
+  std::string launcher{};  ///< "mpirun", "srun", or "" for a process started alone
+  int rank = 0;            ///< in the whole job step
+  int size = 1;            ///< of the whole job step
+  int local_rank = 0;      ///< on this node
 };
 
 /// Reads a variable; nullptr if it is not set.

@@ -15,6 +15,7 @@
 #include "dtr/runtime/detail/control.hpp"
 #include "dtr/runtime/detail/introduction.hpp"
 #include "dtr/runtime/detail/pool.hpp"
+#include "dtr/runtime/detail/waiting.hpp"
 
 namespace dtr::inline v0 {
 
@@ -41,33 +42,11 @@ Result<void> check_roles(const RuntimeOptions& options, int size) {
   return {};
 }
 
-/// As long as 1 MiB takes to be copied, and some: a rank that sleeps meanwhile is woken by a system call of the one
-/// that copies, and its going to sleep interrupts it. Where ranks share cores a look is followed by a turn of the
-/// others. As long as these only send and look as well, that takes a few microseconds, and less than to sleep and be
-/// woken; once they compute, this ends with one turn.
-constexpr std::chrono::microseconds kSpin{50};
-constexpr std::chrono::microseconds kThreadSpin{20};
-constexpr std::chrono::microseconds kShortWait{3};
-
 fabric::ProgressOptions progress_options(const Config& config) {
   fabric::ProgressOptions options;
   options.thread = config.text("progress.mode") == "thread";
   options.cpus = value_or_throw(parse_cpu_list(config.text("progress.affinity")));
   return options;
-}
-
-/// A rank has two threads: the application's and that of progress. Where there are cores for the ranks and not for all
-/// threads, a short wait keeps the core, and a longer one is for the threads of others.
-fabric::Waiting waiting(const Config& config, double ranks_per_cpu) {
-  const bool crowded = ranks_per_cpu > 1.001;  // thirds do not add up to 1
-  const bool tight = 2 * ranks_per_cpu > 1.001;
-  const std::chrono::microseconds spin(config.integer("progress.spin_us"));
-  const bool automatic = spin.count() < 0;
-  fabric::Waiting made{.spin = automatic ? kSpin : spin,
-                       .thread_spin = automatic ? (crowded ? std::chrono::microseconds(0) : kThreadSpin) : spin};
-  if (tight) made.keeps_core = crowded ? std::chrono::microseconds(0) : kShortWait;
-  made.thread_yields = tight;
-  return made;
 }
 
 }  // namespace
@@ -176,7 +155,7 @@ Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
   }
   made.place = place_on_host(hosts, rank);
   const auto place = static_cast<std::size_t>(made.place.local_rank);
-  made.fabric->progress().set_waiting(waiting(made.config, ranks_per_cpu(cpus, place)));
+  made.fabric->progress().set_waiting(waiting_for(ranks_per_cpu(cpus, place), made.config.integer("progress.spin_us")));
   if (auto started = made.fabric->start(addresses, token); !started) return dtr::fail(std::move(started.error()));
 
   if (!options.colocated && options.servers > 0) {
