@@ -257,16 +257,61 @@ struct Driven {
 class Endless final : public ProgressSource {
  public:
   int progress(int) noexcept override {
-    looks += runs ? 1 : 0;
-    return runs ? 1 : 0;
+    if (!runs) return 0;
+    ++looks;
+    looks_of_maker += std::this_thread::get_id() == maker ? 1 : 0;
+    return 1;
   }
   int wait_descriptor() const noexcept override { return -1; }
   bool prepare_sleep() noexcept override { return !runs; }
   Deadline::Clock::time_point next_deadline() const noexcept override { return Deadline::Clock::time_point::max(); }
 
+  const std::thread::id maker = std::this_thread::get_id();
   std::atomic<bool> runs{false};
   std::atomic<std::uint64_t> looks{0};
+  std::atomic<std::uint64_t> looks_of_maker{0};
 };
+
+// A thread that takes all of it from who is about to look for it costs him the core, and fills memory with what comes.
+TEST(ProgressEngineTest, TheThreadLeavesWorkToCallersWhoLookAndGoesOnWhenTheyStop) {
+  ProgressEngine engine({.waiting = {.spin = 50us, .thread_spin = 20us}});
+  Endless endless;
+  endless.runs = true;
+  ASSERT_TRUE(engine.add(endless));
+  ASSERT_TRUE(engine.start());
+  // A busy machine keeps the caller off its core now and then, and the thread is right to go on.
+  int left_alone = 0;
+  for (int round = 0; round < 20; ++round) {
+    const std::uint64_t all = endless.looks;
+    const std::uint64_t mine = endless.looks_of_maker;
+    const Deadline end(10ms);
+    while (!end.passed()) engine.poll();
+    const std::uint64_t by_me = endless.looks_of_maker - mine;
+    const std::uint64_t by_thread = endless.looks - all - by_me;
+    left_alone += by_me > 1000 && by_thread < by_me / 50 ? 1 : 0;
+  }
+  EXPECT_GE(left_alone, 3);
+
+  const std::uint64_t before = endless.looks;
+  const Deadline patience(scaled(60s));
+  while (endless.looks < before + 10'000 && !patience.passed()) std::this_thread::sleep_for(1ms);
+  EXPECT_FALSE(patience.passed());
+  engine.stop();
+}
+
+TEST(ProgressEngineTest, WaitsThatAreSoonOverDoNotKeepASourceFromItsTurn) {
+  ProgressEngine engine({.thread = false});
+  Endless first;
+  Endless second;
+  first.runs = second.runs = true;
+  ASSERT_TRUE(engine.add(first));
+  ASSERT_TRUE(engine.add(second));
+  for (std::uint64_t i = 1; i <= 10; ++i) {
+    EXPECT_EQ(engine.wait([&]() noexcept { return first.looks >= i; }, scaled(10s)), Errc::ok);
+  }
+  EXPECT_EQ(first.looks, 10U);
+  EXPECT_EQ(second.looks, 5U);
+}
 
 TEST(ProgressEngineTest, AWaiterWhoHasWhatHeWaitedForLeavesEndlessWorkToTheThread) {
   ProgressEngine engine(ProgressOptions{});

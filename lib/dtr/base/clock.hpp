@@ -14,6 +14,13 @@ namespace dtr::inline v0 {
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
+/// As monotonic_ns, at the kernel's last tick, up to 10 ms ago: for a fifth of the price.
+[[nodiscard]] inline std::int64_t last_tick_ns() noexcept {
+  timespec tick{};
+  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &tick);
+  return std::int64_t{tick.tv_sec} * 1'000'000'000 + tick.tv_nsec;
+}
+
 /// ns since 1970-01-01 UTC. Steps when somebody sets the clock: for labels and alignment, not for durations.
 [[nodiscard]] inline std::int64_t wall_ns() noexcept {
   timespec now{};

@@ -22,6 +22,8 @@ using Clock = Deadline::Clock;
 
 constexpr int kBudget = 256;
 constexpr int kLooksBeforeLeaving = 16;
+/// In vain, between two looks at the clock, which takes as long as looking at a transport.
+constexpr unsigned kLooksAClock = 8;
 /// Who polls may be off the core because the waiter has a higher priority: that must sleep to let it go on.
 constexpr int kPatientTries = 100;
 constexpr auto kRefusedNap = std::chrono::microseconds(50);
@@ -29,6 +31,8 @@ constexpr auto kRefusedNap = std::chrono::microseconds(50);
 /// a system call and wakes a thread that the next waiting caller makes superfluous.
 constexpr auto kStandby = std::chrono::milliseconds(1);
 constexpr auto kLongStandby = std::chrono::milliseconds(4);
+/// When the thread finds work although callers look, this long for them to do the rest.
+constexpr auto kLeftToCallers = std::chrono::microseconds(100);
 /// No sleep is longer, whatever the sources say.
 constexpr auto kLongestSleep = std::chrono::milliseconds(500);
 
@@ -122,9 +126,17 @@ bool ProgressEngine::in_progress() const noexcept {
   return owner_.load(std::memory_order_relaxed) == std::this_thread::get_id();
 }
 
-int ProgressEngine::look() noexcept {
+int ProgressEngine::look(const Predicate* done) noexcept {
   int handled = 0;
-  for (ProgressSource* source : sources_) handled += source->progress(kBudget);
+  for (ProgressSource* source : sources_) {
+    handled += source->progress(kBudget);
+    // The other sources have their turn in the next look, come what may.
+    if (done != nullptr && handled > 0 && !cut_short_ && (*done)()) {
+      cut_short_ = true;
+      return handled;
+    }
+  }
+  cut_short_ = false;
   return handled;
 }
 
@@ -137,13 +149,13 @@ bool ProgressEngine::poll() noexcept {
   return moved;
 }
 
-bool ProgressEngine::attempt() noexcept {
+bool ProgressEngine::attempt(const Predicate* done) noexcept {
   int handled = 0;
   bool armed = true;
   {
     const Turn turn(*this, std::try_to_lock);
     if (!turn) return false;
-    handled = look();
+    handled = look(done);
     // A look silences the bells that a sleeping leader relies on.
     if (handled == 0 && leader_asleep_.load(std::memory_order_relaxed)) armed = arm();
   }
@@ -198,9 +210,10 @@ bool ProgressEngine::sleep(Clock::time_point until) noexcept {
   return rang(kick_);
 }
 
-void ProgressEngine::nap(std::chrono::milliseconds length) noexcept {
+void ProgressEngine::nap(std::chrono::microseconds length) noexcept {
   pollfd quit{.fd = quit_.get(), .events = POLLIN, .revents = 0};
-  ::poll(&quit, 1, static_cast<int>(length.count()));
+  const timespec limit{.tv_sec = 0, .tv_nsec = static_cast<long>(std::chrono::nanoseconds(length).count())};
+  ::ppoll(&quit, 1, &limit, nullptr);
 }
 
 void ProgressEngine::relax(bool yields) noexcept {
@@ -212,24 +225,31 @@ void ProgressEngine::relax(bool yields) noexcept {
 }
 
 Errc ProgressEngine::wait_for(Predicate done, Deadline deadline) noexcept {
-  if (done()) return Errc::ok;
   if (in_progress()) return Errc::would_deadlock;
   waiters_.fetch_add(1, std::memory_order_relaxed);
   note_wait();
   Errc outcome = Errc::ok;
-  auto last_moved = Clock::now();
+  const Waiting& waiting = options_.waiting;
+  auto last_moved = Clock::time_point::max();  // unknown
+  bool yields = waiting.keeps_core <= Clock::duration::zero();
+  unsigned looks = 0;
   int refusals = 0;
   while (true) {
-    const bool moved = attempt();
+    const bool moved = attempt(&done);
     if (done()) break;
+    if (!moved && !yields && waiting.spin > Clock::duration::zero() && ++looks % kLooksAClock != 0) {
+      cpu_relax();
+      continue;
+    }
     const auto now = Clock::now();
     if (now >= deadline.at()) {
       outcome = Errc::timed_out;
       break;
     }
-    if (moved) last_moved = now;
-    if (now - last_moved < options_.waiting.spin) {
-      relax(now - last_moved >= options_.waiting.keeps_core);
+    if (moved || last_moved > now) last_moved = now;
+    yields = now - last_moved >= waiting.keeps_core;
+    if (now - last_moved < waiting.spin) {
+      relax(yields);
     } else if (!leader_.exchange(true, std::memory_order_acquire)) {
       refusals = lead(done, deadline) ? 0 : refusals + 1;
       leader_.store(false, std::memory_order_release);
@@ -307,7 +327,15 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
     const bool watched = leader_asleep_.load(std::memory_order_relaxed);  // a caller, whom what comes wakes
     if (!watched && attempt()) {
       last_event = Clock::now();
-      continue;
+      const auto driven = [&] {
+        return waits_.load(std::memory_order_relaxed) != waits_seen || waiters_.load(std::memory_order_relaxed) > 0;
+      };
+      // Where ranks share cores, its turn on one is too dear to come back for the rest.
+      const bool crowded = options_.waiting.keeps_core <= Clock::duration::zero();
+      if (crowded || !driven()) continue;
+      waits_seen = waits_.load(std::memory_order_relaxed);
+      nap(kLeftToCallers);
+      if (!driven()) continue;
     }
     if (waiters_.load(std::memory_order_relaxed) == 0 && Clock::now() - last_event < options_.waiting.thread_spin) {
       relax(options_.waiting.thread_yields);

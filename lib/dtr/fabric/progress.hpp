@@ -64,6 +64,7 @@ class ProgressEngine {
   /// Errors: timed_out, would_deadlock (called from a callback).
   template <class Done>
   [[nodiscard]] Errc wait(Done&& done, Deadline deadline) noexcept {
+    if (done()) return Errc::ok;
     using Fn = std::remove_reference_t<Done>;
     return wait_for({.call = [](void* fn) noexcept { return static_cast<bool>((*static_cast<Fn*>(fn))()); },
                      .context = const_cast<std::remove_const_t<Fn>*>(&done)},
@@ -126,9 +127,10 @@ class ProgressEngine {
   bool lead(Predicate done, Deadline deadline) noexcept;  ///< false: somebody else polls
   void follow(Predicate done, Deadline deadline) noexcept;
   void run(const std::stop_token& stop) noexcept;
-  bool attempt() noexcept;  ///< polls if nobody else does
-  void nap(std::chrono::milliseconds length) noexcept;
-  int look() noexcept;        ///< with the turn
+  bool attempt(const Predicate* done = nullptr) noexcept;  ///< looks if nobody else does
+  void nap(std::chrono::microseconds length) noexcept;     ///< less than a second
+  /// With the turn. Not at all sources if what one of them brought makes `done` true.
+  int look(const Predicate* done = nullptr) noexcept;
   bool arm() noexcept;        ///< with the turn: all sources will ring
   void hand_over() noexcept;  ///< a waiter leaves: the thread must be woken by what comes next
   void wake_thread() noexcept;
@@ -141,6 +143,7 @@ class ProgressEngine {
 
   ProgressOptions options_;
   std::vector<ProgressSource*> sources_;
+  bool cut_short_ = false;  ///< the last look was not at all of them
   UniqueFd epoll_;
   UniqueFd kick_;  ///< for the leader, who looks whether he is done
   UniqueFd wake_;  ///< for anybody, who then looks at the sources
