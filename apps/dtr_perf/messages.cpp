@@ -31,9 +31,9 @@ void check(const Result<Message>& outcome) {
 
 Samples latency(Pair& pair, Ends& ends, std::uint64_t iterations, std::uint64_t warm_up) {
   const auto round = [&](std::uint64_t) {
-    const auto came = value_or_throw(ends.messenger.recv(pair.other(), kTag, ends.in.span(), pair.deadline()));
+    const auto came = value_or_throw(ends.messenger.recv(pair.other(), kTag, ends.in.span()));
     if (!pair.starts()) check(ends.messenger.wait(came));
-    const auto sent = value_or_throw(ends.messenger.send(pair.other(), kTag, ends.out.span(), pair.deadline()));
+    const auto sent = value_or_throw(ends.messenger.send(pair.other(), kTag, ends.out.span()));
     if (pair.starts()) check(ends.messenger.wait(came));
     check(ends.messenger.wait(sent));
   };
@@ -65,12 +65,8 @@ void stream(Ends& ends, std::uint64_t messages, std::vector<std::uint64_t>* time
 Samples bandwidth(Pair& pair, Ends& ends, std::uint64_t iterations, std::uint64_t warm_up) {
   Messenger& messenger = ends.messenger;
   Samples samples;
-  const auto send = [&] {
-    return value_or_throw(messenger.send(pair.other(), kTag, ends.out.span(), pair.deadline()));
-  };
-  const auto receive = [&] {
-    return value_or_throw(messenger.recv(pair.other(), kTag, ends.in.span(), pair.deadline()));
-  };
+  const auto send = [&] { return value_or_throw(messenger.send(pair.other(), kTag, ends.out.span())); };
+  const auto receive = [&] { return value_or_throw(messenger.recv(pair.other(), kTag, ends.in.span())); };
   std::byte all_came{};
   if (pair.starts()) {
     const auto end = value_or_throw(messenger.recv(pair.other(), kEndTag, {&all_came, 1}));

@@ -36,17 +36,21 @@ namespace fabric {
   return allows(key.access, needed) ? Errc::ok : Errc::permission_denied;
 }
 
+/// A send: is it one that the transport can carry?
+[[nodiscard]] inline Errc check_message(const WorkRequest& request, std::uint64_t max_message) noexcept {
+  if (request.value > WorkRequest::kMaxValue) return Errc::invalid_argument;
+  if (request.length > max_message) return Errc::out_of_range;
+  return request.payload == nullptr && request.length > 0 ? Errc::invalid_argument : Errc::ok;
+}
+
 /// Initiator's side: is the request well formed, inside both regions, and allowed by the key?
 /// `device_atomics`: the transport can have them executed by the NIC that is a region's atomic home.
 /// Returns ok, invalid_argument, not_registered, out_of_range, permission_denied, unsupported.
 [[nodiscard]] inline Errc check_request(const WorkRequest& request, std::uint64_t max_message,
                                         bool device_atomics = false) noexcept {
   if (request.opcode == Opcode::flush) return Errc::ok;
+  if (request.opcode == Opcode::send) return check_message(request, max_message);
   if (request.value > WorkRequest::kMaxValue) return Errc::invalid_argument;
-  if (request.opcode == Opcode::send) {
-    if (request.length > max_message) return Errc::out_of_range;
-    return request.payload == nullptr && request.length > 0 ? Errc::invalid_argument : Errc::ok;
-  }
   const std::uint64_t bytes = request.bytes();
   if (bytes == 0 && request.opcode == Opcode::put_notify) return Errc::ok;
   if (const Errc wrong = check_memory(request, bytes, needed_access(request.opcode)); wrong != Errc::ok) return wrong;

@@ -23,7 +23,7 @@ class SpinLock {
   void unlock() noexcept { taken_.store(false, std::memory_order_release); }
 
  private:
-  void wait() const noexcept {
+  [[gnu::noinline, gnu::cold]] void wait() const noexcept {
     for (unsigned looks = 1; taken_.load(std::memory_order_relaxed); ++looks) {
       if (looks % kLooksAYield != 0) {
         cpu_relax();

@@ -68,6 +68,7 @@ class OutLink final : public Watcher {
   [[nodiscard]] Status shut_status() const noexcept;
   template <bool kWord>
   [[nodiscard]] bool copy_one(const WorkRequest& request) noexcept;
+  [[nodiscard]] bool send_one(const WorkRequest& request) noexcept;
   [[nodiscard]] PostResult post_several(std::span<const WorkRequest> requests, Deadline deadline) noexcept;
   [[nodiscard]] PostResult post_rest(std::span<const WorkRequest> requests, Deadline deadline,
                                      PostResult result) noexcept;

@@ -118,9 +118,32 @@ template <bool kWord>
   return allowed;
 }
 
+/// One message, if nothing is in its way; as copy_one.
+bool OutLink::send_one(const WorkRequest& request) noexcept {
+  if (request.flags != 0 || local_->fork_guard.in_forked_child()) return false;
+  if (gate_.load(std::memory_order_acquire) != Gate::open) return false;
+  if (check_message(request, max_message_) != Errc::ok) return false;
+  const TrafficMeter::Place meter = local_->traffic->recent();
+  if (meter.empty()) return false;
+  {
+    const std::lock_guard lock(lock_);
+    if (gate_.load(std::memory_order_relaxed) != Gate::open) return false;
+    std::byte* const at = forward_.reserve(static_cast<std::uint32_t>(request.length));
+    if (at == nullptr) return false;
+    copy_bytes(at, request.payload, request.length);
+    forward_.commit(static_cast<std::uint8_t>(FrameType::message), request.port);
+  }
+  meter.count(Opcode::send, 1, request.length);
+  ring_peer();
+  return true;
+}
+
 PostResult OutLink::post(std::span<const WorkRequest> requests, Deadline deadline) noexcept {
-  if (requests.size() == 1 && requests.front().length == sizeof(std::uint64_t) && copy_one<true>(requests.front())) {
-    return {.accepted = 1, .finished = 1};
+  constexpr PostResult kDone{.accepted = 1, .finished = 1};
+  if (requests.size() == 1) {
+    const WorkRequest& request = requests.front();
+    if (request.length == sizeof(std::uint64_t) && copy_one<true>(request)) return kDone;
+    if (request.opcode == Opcode::send && send_one(request)) return kDone;
   }
   return post_several(requests, deadline);
 }

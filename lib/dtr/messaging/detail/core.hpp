@@ -6,6 +6,7 @@
 #pragma once
 
 #include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -34,7 +35,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   [[nodiscard]] Result<Message> wait(MessageHandle handle);
   bool cancel(MessageHandle handle) noexcept;
   [[nodiscard]] const Thresholds& thresholds() const noexcept { return thresholds_; }
-  [[nodiscard]] Deadline default_deadline() const noexcept { return runtime_.operation_timeout(); }
+  [[nodiscard]] Deadline default_deadline() const noexcept { return Deadline::about(runtime_.operation_timeout()); }
 
   // core_receive.cpp, core_pieces.cpp: on progress
   void on_message(fabric::PeerId from, std::span<const std::byte> payload) noexcept override;
@@ -130,6 +131,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
 
     const fabric::PeerId id;
     const std::vector<ThresholdRow>* rows = nullptr;
+    std::uint64_t largest_eager = 0;
     bool shares_memory = false;
     fabric::Channel* channel = nullptr;
     bool met = false;     ///< something was sent to it, or came from it
@@ -152,7 +154,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
     // from it
     std::uint32_t next_in = 0;
     std::map<std::uint32_t, std::vector<std::byte>> early{};  ///< messages that have overtaken others
-    std::deque<Unexpected> unexpected{};
+    std::list<Unexpected> unexpected{};
     std::uint64_t held = 0;  ///< cost of the eager ones
     std::uint64_t left = 0;  ///< of those of its former Messengers
     std::uint32_t offers_held = 0;
@@ -168,28 +170,45 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   static constexpr std::uint8_t kStopped = 2;
 
   // core.cpp
-  [[nodiscard]] Result<void> check(int rank, const void* memory, std::size_t bytes, bool any_allowed,
-                                   const char* name) const;
-  [[nodiscard]] Result<Operation*> make(bool is_send, int rank, std::uint64_t tag, Deadline deadline);
-  [[nodiscard]] Peer& peer(fabric::PeerId id);
+  [[nodiscard]] bool is_sound(int rank, std::span<const std::byte> memory, bool any_allowed) const noexcept;
+  [[nodiscard]] Error why_unsound(int rank, std::span<const std::byte> memory, const char* name) const;
+  /// nullptr: there are too many, or this Messenger ends.
+  [[nodiscard]] Operation* make(bool is_send, int rank, std::uint64_t tag, Deadline deadline);
+  [[nodiscard]] Error why_not_made(int rank, const char* name) const;
+  [[nodiscard]] Peer& peer(fabric::PeerId id) {
+    const auto& known = peers_[id];
+    return known != nullptr ? *known : make_peer(id);
+  }
+  [[nodiscard]] Peer& make_peer(fabric::PeerId id);
   [[nodiscard]] bool try_receive(Lock& lock, Operation& recv);
-  [[nodiscard]] bool noticed(const Operation& operation) const noexcept;
-  void settle(Operation& operation) noexcept;
-  [[nodiscard]] Result<Message> outcome_of(Operation& operation);
+  [[nodiscard]] static bool noticed(const Operation& operation) noexcept {
+    if (operation.ended.load(std::memory_order_acquire)) return true;
+    if (!operation.completion.done()) return false;
+    return operation.carried.load(std::memory_order_acquire) || !operation.completion.status().ok();
+  }
+  void settle(Operation& operation) noexcept {
+    if (operation.stage == Stage::flying || operation.stage == Stage::offered) settle_carried(operation);
+  }
+  void settle_carried(Operation& operation) noexcept;
+  [[nodiscard]] Error why_failed(const Operation& operation) const;
+  /// Its outcome has been told.
+  void put_away(Operation& operation) noexcept;
   void reuse_zombies() noexcept;
 
   // core_life.cpp
   void part() noexcept;
 
   // core_send.cpp: with the lock
-  /// Eager, or as an offer; false: the peer has no room for either.
-  [[nodiscard]] bool transmit(Peer& peer, Operation& send) noexcept;
+  /// Eager, or as an offer: false: the peer has no room for either.
+  [[nodiscard]] inline bool transmit(Peer& peer, Operation& send) noexcept;
+  [[nodiscard]] bool offer(Peer& peer, Operation& send) noexcept;
+  [[nodiscard]] fabric::Channel* make_channel(Peer& peer) noexcept;
   void transmit_waiting(Peer& peer) noexcept;
   /// Something does not stand before what waits any more: that goes on the next look, for the caller may be going
   /// through the operations, or have no turn.
   void make_room(Peer& peer) noexcept;
   void transmit_where_room() noexcept;
-  [[nodiscard]] bool post_now(Peer& peer, std::span<const std::byte> packet) noexcept;
+  [[nodiscard]] inline bool post_now(Peer& peer, std::span<const std::byte> packet) noexcept;
   void tell(Peer& peer, const void* message, std::size_t bytes, fabric::Completion* done = nullptr,
             bool fenced = false) noexcept;
   [[nodiscard]] bool tell_numbered(Peer& peer, const void* message, std::size_t bytes,
@@ -199,8 +218,10 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
 
   // core_receive.cpp: with the lock; false: malformed
   [[nodiscard]] bool handle(Lock& lock, Peer& peer, std::span<const std::byte> message);
-  [[nodiscard]] bool handle_in_order(Lock& lock, Peer& peer, std::span<const std::byte> message);
-  [[nodiscard]] bool handle_sequenced(Lock& lock, Peer& peer, std::span<const std::byte> message);
+  [[nodiscard]] bool handle_in_order(Lock& lock, Peer& peer, const messaging::Head& head,
+                                     std::span<const std::byte> message);
+  [[nodiscard]] bool handle_sequenced(Lock& lock, Peer& peer, messaging::Kind kind, std::span<const std::byte> message);
+  [[nodiscard]] bool handle_early(Lock& lock, Peer& peer);
   [[nodiscard]] bool take_eager(Peer& peer, std::span<const std::byte> message);
   [[nodiscard]] bool take_offer(Lock& lock, Peer& peer, std::span<const std::byte> message);
   [[nodiscard]] bool take_withdrawal(Peer& peer, std::span<const std::byte> message);
@@ -208,6 +229,8 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   [[nodiscard]] bool take_done(Peer& peer, std::span<const std::byte> message);
   [[nodiscard]] bool take_credit(Peer& peer, std::span<const std::byte> message);
   [[nodiscard]] Operation* match(Peer& peer, std::uint64_t tag) noexcept;
+  Unexpected& keep(Peer& peer, std::uint64_t tag, std::uint64_t bytes, std::span<const std::byte> payload);
+  void drop(Peer& peer, std::list<Unexpected>::iterator message) noexcept;
   void deliver(Operation& recv, Peer& peer, std::uint64_t tag, std::span<const std::byte> payload,
                std::uint64_t cost) noexcept;
   /// Gets what was offered for this recv.
@@ -274,6 +297,8 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   mutable fabric::SpinLock mutex_;
   std::unique_ptr<messaging::OperationTable> operations_;
   std::vector<std::unique_ptr<Peer>> peers_;  ///< by rank; null = not used yet
+  std::vector<Peer*> known_;                  ///< those that are not null
+  std::list<Unexpected> spare_;               ///< to be used again, with the memory of their payloads
   messaging::OperationList posted_for_any_;
   std::vector<Operation*> zombies_;  ///< outdated, but the fabric still knows their Completion
   std::vector<std::byte> packet_;

@@ -78,8 +78,9 @@ void Messenger::Core::end_expired(Deadline::Clock::time_point now) noexcept {
     if (operation.stage == Stage::free || operation.stage == Stage::ended) continue;
     settle(operation);
     if (operation.stage == Stage::ended) continue;
-    if (operation.deadline > now || operation.pins > 0) {
-      earliest_ = std::min(earliest_, operation.deadline);
+    const auto deadline = operation.deadline.load(std::memory_order_relaxed);
+    if (deadline > now || operation.pins > 0) {
+      earliest_ = std::min(earliest_, deadline);
       continue;
     }
     try {

@@ -187,8 +187,8 @@ void Messenger::Core::drop_copies(TheirSlots& theirs) noexcept {
 
 /// Whose sends have ended already: they were copied, and nobody else is told.
 std::optional<Messenger::Core::Broken> Messenger::Core::first_broken() const noexcept {
-  for (const auto& each : peers_) {
-    if (each == nullptr || each->theirs.region == nullptr || fabric_.peer_state(each->id) != Errc::ok) continue;
+  for (const Peer* each : known_) {
+    if (each->theirs.region == nullptr || fabric_.peer_state(each->id) != Errc::ok) continue;
     for (std::uint32_t i = 0; i < each->theirs.put_count; ++i) {
       const fabric::Status status = each->theirs.puts[i].status();
       if (!status.ok()) return Broken{.peer = each->id, .code = status.code};

@@ -153,7 +153,7 @@ int Messenger::Core::read_on(Lock& lock) {
   } else if (reading.moved == reading.offer.bytes) {
     finish(*recv);
     tell_done(*reading.peer, reading.offer.id, Errc::ok);
-  } else if (Deadline::Clock::now() >= recv->deadline) {
+  } else if (Deadline::Clock::now() >= recv->deadline.load(std::memory_order_relaxed)) {
     end(*recv, Errc::timed_out, late_words(*recv));
   } else {
     readings_.push_back(reading);

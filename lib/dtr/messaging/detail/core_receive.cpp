@@ -15,7 +15,11 @@ namespace {
 /// Within a rank, before somebody looks at the clock.
 constexpr std::uint64_t kCopiedAtOnce = 4 << 20;
 
-bool is_sound(const Source& source, std::uint64_t bytes) noexcept {
+/// What is kept for the next message that nobody has asked for: 256 KiB at most.
+constexpr std::size_t kSpares = 256;
+constexpr std::size_t kSparePayload = 1024;
+
+bool is_valid(const Source& source, std::uint64_t bytes) noexcept {
   const auto inside = [](const RemoteKey& key, std::uint64_t offset, std::uint64_t length) {
     return offset <= key.length && length <= key.length - offset;
   };
@@ -51,7 +55,7 @@ bool Messenger::Core::handle(Lock& lock, Peer& peer, std::span<const std::byte> 
     case Kind::eager:
     case Kind::offer:
     case Kind::withdraw:
-      return handle_in_order(lock, peer, message);
+      return handle_in_order(lock, peer, *head, message);
     case Kind::take:
       return take_take(peer, message);
     case Kind::done:
@@ -69,27 +73,27 @@ bool Messenger::Core::handle(Lock& lock, Peer& peer, std::span<const std::byte> 
 }
 
 /// Transports with several lanes may let one message overtake another.
-bool Messenger::Core::handle_in_order(Lock& lock, Peer& peer, std::span<const std::byte> message) {
-  const std::uint32_t sequence = front<Head>(message)->sequence;
-  if (sequence != peer.next_in) {
-    if (sequence - peer.next_in > kEarly) return false;
-    return peer.early.try_emplace(sequence, message.begin(), message.end()).second;
+bool Messenger::Core::handle_in_order(Lock& lock, Peer& peer, const Head& head, std::span<const std::byte> message) {
+  if (head.sequence != peer.next_in) {
+    if (head.sequence - peer.next_in > kEarly) return false;
+    return peer.early.try_emplace(head.sequence, message.begin(), message.end()).second;
   }
   ++peer.next_in;
-  if (!handle_sequenced(lock, peer, message)) return false;
-  while (!peer.early.empty()) {
-    const auto next = peer.early.find(peer.next_in);
-    if (next == peer.early.end()) break;
+  return handle_sequenced(lock, peer, head.kind, message) && (peer.early.empty() || handle_early(lock, peer));
+}
+
+bool Messenger::Core::handle_early(Lock& lock, Peer& peer) {
+  for (auto next = peer.early.find(peer.next_in); next != peer.early.end(); next = peer.early.find(peer.next_in)) {
     const std::vector<std::byte> late = std::move(next->second);
     peer.early.erase(next);
     ++peer.next_in;
-    if (!handle_sequenced(lock, peer, late)) return false;
+    if (!handle_sequenced(lock, peer, front<Head>(late)->kind, late)) return false;
   }
   return true;
 }
 
-bool Messenger::Core::handle_sequenced(Lock& lock, Peer& peer, std::span<const std::byte> message) {
-  switch (front<Head>(message)->kind) {
+bool Messenger::Core::handle_sequenced(Lock& lock, Peer& peer, Kind kind, std::span<const std::byte> message) {
+  switch (kind) {
     case Kind::eager:
       return take_eager(peer, message);
     case Kind::offer:
@@ -130,6 +134,28 @@ void Messenger::Core::deliver(Operation& recv, Peer& peer, std::uint64_t tag, st
   if (peer.received - peer.told >= kRoom / 4) tell_credit(peer);
 }
 
+Messenger::Core::Unexpected& Messenger::Core::keep(Peer& peer, std::uint64_t tag, std::uint64_t bytes,
+                                                   std::span<const std::byte> payload) {
+  if (spare_.empty()) spare_.emplace_back();
+  Unexpected& kept = spare_.front();
+  kept.payload.assign(payload.begin(), payload.end());
+  kept.arrival = arrivals_++;
+  kept.tag = tag;
+  kept.bytes = bytes;
+  kept.offer = kept.cost = kept.left = 0;
+  peer.unexpected.splice(peer.unexpected.end(), spare_, spare_.begin());
+  return kept;
+}
+
+void Messenger::Core::drop(Peer& peer, std::list<Unexpected>::iterator message) noexcept {
+  if (spare_.size() == kSpares || message->payload.capacity() > kSparePayload) {
+    peer.unexpected.erase(message);
+    return;
+  }
+  message->source.reset();
+  spare_.splice(spare_.begin(), peer.unexpected, message);
+}
+
 bool Messenger::Core::take_eager(Peer& peer, std::span<const std::byte> message) {
   const auto eager = front<Eager>(message);
   if (!eager) return false;
@@ -140,12 +166,7 @@ bool Messenger::Core::take_eager(Peer& peer, std::span<const std::byte> message)
     return true;
   }
   if (peer.held + cost > kRoom) return false;
-  peer.unexpected.push_back({.arrival = arrivals_++,
-                             .tag = eager->tag,
-                             .bytes = payload.size(),
-                             .offer = 0,
-                             .cost = cost,
-                             .payload = {payload.begin(), payload.end()}});
+  keep(peer, eager->tag, payload.size(), payload).cost = cost;
   peer.held += cost;
   return true;
 }
@@ -155,18 +176,16 @@ bool Messenger::Core::take_offer(Lock& lock, Peer& peer, std::span<const std::by
   if (!offer || offer->id == 0) return false;
   const auto behind = message.subspan(sizeof(Offer));
   const auto source = whole<Source>(behind);
-  if (!behind.empty() && (!source || !is_sound(*source, offer->bytes))) return false;
+  if (!behind.empty() && (!source || !is_valid(*source, offer->bytes))) return false;
   if (Operation* recv = match(peer, offer->tag); recv != nullptr) {
     accept(lock, peer, *recv, *offer, source ? &*source : nullptr);
     return true;
   }
   if (peer.offers_held == kOffers) return false;
-  peer.unexpected.push_back({.arrival = arrivals_++,
-                             .tag = offer->tag,
-                             .bytes = offer->bytes,
-                             .offer = offer->id,
-                             .cost = 0,
-                             .source = source ? std::make_unique<Source>(*source) : nullptr});
+  auto lies_at = source ? std::make_unique<Source>(*source) : nullptr;
+  Unexpected& kept = keep(peer, offer->tag, offer->bytes, {});
+  kept.offer = offer->id;
+  kept.source = std::move(lies_at);
   ++peer.offers_held;
   return true;
 }
@@ -177,7 +196,7 @@ bool Messenger::Core::take_withdrawal(Peer& peer, std::span<const std::byte> mes
   const auto offered = std::find_if(peer.unexpected.begin(), peer.unexpected.end(),
                                     [&](const Unexpected& one) { return one.offer == withdrawal->id; });
   if (offered == peer.unexpected.end() || withdrawal->id == 0) return true;  // it has been asked for meanwhile
-  peer.unexpected.erase(offered);
+  drop(peer, offered);
   --peer.offers_held;
   return true;
 }
@@ -245,7 +264,7 @@ void Messenger::Core::copy_from_self(Lock& lock, Operation& recv, std::uint64_t 
     std::memmove(recv.memory + moved, send->memory + moved, bytes);
     lock.lock();
     moved += bytes;
-    late = moved < send->bytes && Deadline::Clock::now() >= std::min(send->deadline, recv.deadline);
+    late = moved < send->bytes && Deadline::Clock::now() >= std::min(send->deadline.load(), recv.deadline.load());
     unwanted = send->unwanted || recv.unwanted;
     if (moved < send->bytes) continue;
     finish(*send);
@@ -257,7 +276,7 @@ void Messenger::Core::copy_from_self(Lock& lock, Operation& recv, std::uint64_t 
     end(*send, Errc::cancelled, recv.unwanted ? "the receiver has given up" : "by this rank");
     end(recv, Errc::cancelled, recv.unwanted ? "by this rank" : "the sender has given up");
   } else if (late) {
-    const bool receiver_is = recv.deadline <= send->deadline;
+    const bool receiver_is = recv.deadline.load() <= send->deadline.load();
     end(receiver_is ? recv : *send, Errc::timed_out, "the message was still being copied");
     end(receiver_is ? *send : recv, Errc::cancelled,
         receiver_is ? "the receiver has given up" : "the sender has given up");

@@ -37,40 +37,43 @@ bool Messenger::Core::tell_numbered(Peer& to, const void* message, std::size_t b
   return kept;
 }
 
+fabric::Channel* Messenger::Core::make_channel(Peer& to) noexcept try {
+  auto channel = fabric_.channel(to.id);
+  if (channel) to.channel = *channel;
+  return to.channel;
+} catch (const std::exception&) {  // no memory for it
+  return nullptr;
+}
+
 /// Past the queue of what waits for room, for it has a number; without a Completion, for it is over at once. False: it
 /// has not gone.
-bool Messenger::Core::post_now(Peer& to, std::span<const std::byte> packet) noexcept try {
-  if (to.channel == nullptr) {
-    auto channel = fabric_.channel(to.id);
-    if (!channel) return false;
-    to.channel = *channel;
-  }
+bool Messenger::Core::post_now(Peer& to, std::span<const std::byte> packet) noexcept {
+  fabric::Channel* const channel = to.channel != nullptr ? to.channel : make_channel(to);
+  if (channel == nullptr) return false;
   to.met = true;
   const auto request = fabric::WorkRequest::send(port_, packet, nullptr);
-  const fabric::PostResult posted = to.channel->post({&request, 1}, never());
-  return posted.accepted == 1;
-} catch (const std::exception&) {  // no memory for a channel
-  return false;
+  return channel->post({&request, 1}, never()).accepted == 1;
 }
 
 bool Messenger::Core::transmit(Peer& to, Operation& send) noexcept {
-  const bool small = send.bytes <= largest_eager(*to.rows) && cost_of(send.bytes) <= kRoom - (to.spent - to.freed);
-  if (small && sizeof(Eager) + send.bytes <= packet_.size()) {
-    const Eager head{.head = {.kind = Kind::eager, .sequence = to.next_out++}, .tag = send.tag};
-    std::memcpy(packet_.data(), &head, sizeof head);
-    if (send.bytes > 0) std::memcpy(packet_.data() + sizeof head, send.memory, send.bytes);
-    to.spent += cost_of(send.bytes);
-    send.stage = Stage::flying;
-    const std::span<const std::byte> packet(packet_.data(), sizeof head + send.bytes);
-    if (post_now(to, packet)) {
-      finish(send);
-      return true;
-    }
-    if (!tell_numbered(to, packet.data(), packet.size(), send.completion)) to.spent -= cost_of(send.bytes);
-    send.carried.store(true, std::memory_order_release);
-    if (send.completion.done()) settle(send);
+  if (send.bytes > to.largest_eager || cost_of(send.bytes) > kRoom - (to.spent - to.freed)) return offer(to, send);
+  const Eager head{.head = {.kind = Kind::eager, .sequence = to.next_out++}, .tag = send.tag};
+  std::memcpy(packet_.data(), &head, sizeof head);
+  if (send.bytes > 0) std::memcpy(packet_.data() + sizeof head, send.memory, send.bytes);
+  to.spent += cost_of(send.bytes);
+  send.stage = Stage::flying;
+  const std::span<const std::byte> packet(packet_.data(), sizeof head + send.bytes);
+  if (post_now(to, packet)) {
+    finish(send);
     return true;
   }
+  if (!tell_numbered(to, packet.data(), packet.size(), send.completion)) to.spent -= cost_of(send.bytes);
+  send.carried.store(true, std::memory_order_release);
+  if (send.completion.done()) settle(send);
+  return true;
+}
+
+bool Messenger::Core::offer(Peer& to, Operation& send) noexcept {
   if (to.offers >= kOffers) return false;
   ++to.offers;
   ++to.offered;
@@ -87,6 +90,25 @@ bool Messenger::Core::transmit(Peer& to, Operation& send) noexcept {
   static_cast<void>(tell_numbered(to, &words, lent ? sizeof words : sizeof words.offer, send.completion));
   if (send.completion.done()) settle(send);
   return true;
+}
+
+Result<MessageHandle> Messenger::Core::send(int rank, std::uint64_t tag, std::span<const std::byte> data,
+                                            Deadline deadline) {
+  if (!is_sound(rank, data, false)) return fail(why_unsound(rank, data, "send"));
+  const Lock lock(mutex_);
+  const auto id = static_cast<fabric::PeerId>(rank);
+  Peer& to = peer(id);
+  if (fabric_.peer_state(id) != Errc::ok) return fail(fabric_.peer_error(id, "send"));
+  Operation* const operation = make(true, rank, tag, deadline);
+  if (operation == nullptr) return fail(why_not_made(rank, "send"));
+  operation->memory = const_cast<std::byte*>(data.data());
+  operation->bytes = data.size();
+  operation->message.bytes = data.size();
+  if (!to.waiting.empty() || !transmit(to, *operation)) {
+    operation->stage = Stage::queued;
+    to.waiting.push(*operation);
+  }
+  return handle_of(*operation);
 }
 
 void Messenger::Core::transmit_waiting(Peer& to) noexcept {
@@ -107,8 +129,8 @@ void Messenger::Core::make_room(Peer& to) noexcept {
 
 void Messenger::Core::transmit_where_room() noexcept {
   if (!std::exchange(has_room_, false)) return;
-  for (const auto& each : peers_) {
-    if (each != nullptr && std::exchange(each->has_room, false)) transmit_waiting(*each);
+  for (Peer* each : known_) {
+    if (std::exchange(each->has_room, false)) transmit_waiting(*each);
   }
 }
 

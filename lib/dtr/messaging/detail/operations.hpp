@@ -30,6 +30,7 @@ struct Operation {
   std::atomic<std::uint32_t> generation{0};  ///< odd while in use
   std::atomic<bool> ended{false};
   std::atomic<bool> carried{false};  ///< send, eager: over as soon as its Completion is
+  std::atomic<Deadline::Clock::time_point> deadline{};
 
   // With the lock.
   Stage stage = Stage::free;
@@ -46,7 +47,6 @@ struct Operation {
   std::uint64_t order = 0;  ///< recv: counts the calls
   std::byte* memory = nullptr;
   std::uint64_t bytes = 0;
-  Deadline::Clock::time_point deadline{};
   std::uint64_t partner = 0;  ///< recv, moving: the sender's operation
   Message message{};          ///< the outcome
   Errc code = Errc::ok;
@@ -113,12 +113,12 @@ class OperationTable {
       auto block = std::make_unique<Operation[]>(kBlock);
       for (std::uint32_t i = kBlock; i-- > 0;) {
         block[i].slot = size_ + i;
-        free_.push_back(size_ + i);
+        free_.push_back(&block[i]);
       }
       blocks_[size_ / kBlock].store(block.release(), std::memory_order_release);
       size_ += kBlock;
     }
-    Operation* operation = at(free_.back());
+    Operation* operation = free_.back();
     free_.pop_back();
     operation->ended.store(false, std::memory_order_relaxed);
     count(operation->generation);
@@ -134,7 +134,7 @@ class OperationTable {
   void free(Operation& operation) noexcept {
     operation.words.clear();
     operation.completion.reset();
-    free_.push_back(operation.slot);  // there is room for all
+    free_.push_back(&operation);  // there is room for all
   }
 
   [[nodiscard]] Operation* at(std::uint32_t slot) const noexcept {
@@ -158,7 +158,7 @@ class OperationTable {
   }
 
   std::array<std::atomic<Operation*>, kBlocks> blocks_{};
-  std::vector<std::uint32_t> free_;
+  std::vector<Operation*> free_;
   std::uint32_t size_ = 0;
 };
 
