@@ -2,9 +2,12 @@
 //   bench_hot_paths [options of Google Benchmark]
 // DTR_BENCH_ITERATIONS=N: exactly so many operations each. Under callgrind each path leaves counts of its own, by which
 // tests/house/instructions.py says how many instructions an operation is.
+#include <array>
 #include <cstdlib>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -12,9 +15,11 @@
 #include <benchmark/benchmark.h>
 #include <valgrind/callgrind.h>
 
+#include "dtr/bootstrap/local.hpp"
 #include "dtr/fabric/shm/shm.hpp"
 #include "dtr/fabric/tcp/tcp.hpp"
 #include "dtr/fabric/verbs/verbs.hpp"
+#include "dtr/messaging/messenger.hpp"
 #include "fabric/world.hpp"
 #include "support/software_nic/software_nic.hpp"
 
@@ -164,15 +169,78 @@ class Pair {
   std::vector<WorkRequest> puts_;
 };
 
-void measure(benchmark::State& state, const std::string& name, Way (*way)(), void (Pair::*operation)()) {
-  Pair pair(way());
+/// Both ends of tagged messages over shm.
+class Messengers {
+ public:
+  Messengers() {
+    auto bootstraps = dtr::local_bootstraps(2);
+    by_both([&](std::size_t rank) {
+      dtr::RuntimeOptions options;
+      options.bootstrap = std::move(bootstraps[rank]);
+      options.config.environment = dtr::ConfigPairs{};
+      options.config.overrides = {{"transport.allow", "shm"}, {"progress.mode", "inline"}};
+      ends_[rank].emplace(std::move(options));
+    });
+  }
+  ~Messengers() {
+    by_both([&](std::size_t rank) { ends_[rank].reset(); });
+  }
+  Messengers(const Messengers&) = delete;
+  Messengers& operator=(const Messengers&) = delete;
+
+  void message() {
+    dtr::Messenger& sender = ends_[0]->messenger;
+    dtr::Messenger& receiver = ends_[1]->messenger;
+    const auto came = value_or_throw(receiver.recv(0, 1, in_));
+    const auto sent = value_or_throw(sender.send(1, 1, out_));
+    while (!sender.done(sent)) drive();
+    value_or_throw(sender.wait(sent));
+    value_or_throw(receiver.wait(came));
+  }
+  void drive() {
+    for (auto& end : ends_) end->rt.fabric().progress().poll();
+  }
+
+ private:
+  struct End {
+    explicit End(dtr::RuntimeOptions options) : rt(std::move(options)), messenger(rt) {}
+    dtr::Runtime rt;
+    dtr::Messenger messenger;
+  };
+
+  static void by_both(const std::function<void(std::size_t)>& action) {
+    std::array<std::exception_ptr, 2> failures;
+    std::vector<std::thread> threads;
+    for (std::size_t rank = 0; rank < 2; ++rank) {
+      threads.emplace_back([&, rank] {
+        try {
+          action(rank);
+        } catch (...) {
+          failures[rank] = std::current_exception();
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    for (const auto& failure : failures) {
+      if (failure) std::rethrow_exception(failure);
+    }
+  }
+
+  std::array<std::optional<End>, 2> ends_{};
+  std::array<std::byte, kBytes> out_{};
+  std::array<std::byte, kBytes> in_{};
+};
+
+/// `operation` of `both`, and drive() of it.
+template <class Both>
+void measure(benchmark::State& state, const std::string& name, Both&& both, void (std::decay_t<Both>::*operation)()) {
   for (int i = 0; i < 1000; ++i) {  // afterwards what is made on first use is there
-    (pair.*operation)();
-    pair.drive();
+    (both.*operation)();
+    both.drive();
   }
   std::this_thread::sleep_for(100ms);  // and what a transport does beside its start is done
   CALLGRIND_ZERO_STATS;
-  for ([[maybe_unused]] auto each : state) (pair.*operation)();
+  for ([[maybe_unused]] auto each : state) (both.*operation)();
   CALLGRIND_DUMP_STATS_AT(name.c_str());
 }
 
@@ -180,10 +248,12 @@ void measure(benchmark::State& state, const std::string& name, Way (*way)(), voi
 
 int main(int argc, char** argv) {
   const char* const fixed = std::getenv("DTR_BENCH_ITERATIONS");
-  const auto add = [&](const std::string& name, Way (*way)(), void (Pair::*operation)()) {
-    auto* made =
-        benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& s) { measure(s, name, way, operation); });
+  const auto add_case = [&](const std::string& name, const std::function<void(benchmark::State&)>& run) {
+    auto* made = benchmark::RegisterBenchmark(name.c_str(), run);
     if (fixed != nullptr) made->Iterations(std::atoi(fixed));
+  };
+  const auto add = [&](const std::string& name, Way (*way)(), void (Pair::*operation)()) {
+    add_case(name, [=](benchmark::State& s) { measure(s, name, Pair(way()), operation); });
   };
   const auto add_one_sided = [&](const std::string& path, Way (*way)()) {
     add(path + "/put/8", way, &Pair::put);
@@ -196,6 +266,8 @@ int main(int argc, char** argv) {
   add("loopback/send/8", loopback, &Pair::send);
   add_one_sided("shm", over_shm);
   add("shm/send/8", over_shm, &Pair::send);
+  const std::string message = "shm/message/8";
+  add_case(message, [=](benchmark::State& s) { measure(s, message, Messengers(), &Messengers::message); });
   add_one_sided("tcp", over_tcp);
   add("tcp/send/8", over_tcp, &Pair::send);
   add_one_sided("verbs", verbs);  // messages would have to be executed

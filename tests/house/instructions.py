@@ -24,12 +24,14 @@ LEFT_OUT = "--benchmark_filter=-^tcp/"  # how often they look until the kernel h
 def count(program: str) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "counts")
-        done = subprocess.run(["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", program, LEFT_OUT], check=False,
-                              text=True, capture_output=True, env={**os.environ, "DTR_BENCH_ITERATIONS": str(ITERATIONS)})
+        done = subprocess.run(["valgrind", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={out}",
+                               program, LEFT_OUT], check=False, text=True, capture_output=True, env={**os.environ, "DTR_BENCH_ITERATIONS": str(ITERATIONS)})
         if done.returncode != 0:
             sys.exit(f"{program} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         counts = {}
         for name in os.listdir(folder):
+            if not name.endswith("-01"):  # of the thread that does the operations
+                continue
             with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
                 text = file.read()
             path = re.search(r"^desc: Trigger: Client Request: (\S+)$", text, re.MULTILINE)
