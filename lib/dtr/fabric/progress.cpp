@@ -126,17 +126,9 @@ bool ProgressEngine::in_progress() const noexcept {
   return owner_.load(std::memory_order_relaxed) == std::this_thread::get_id();
 }
 
-int ProgressEngine::look(const Predicate* done) noexcept {
+int ProgressEngine::look() noexcept {
   int handled = 0;
-  for (ProgressSource* source : sources_) {
-    handled += source->progress(kBudget);
-    // The other sources have their turn in the next look, come what may.
-    if (done != nullptr && handled > 0 && !cut_short_ && (*done)()) {
-      cut_short_ = true;
-      return handled;
-    }
-  }
-  cut_short_ = false;
+  for (ProgressSource* source : sources_) handled += source->progress(kBudget);
   return handled;
 }
 
@@ -149,13 +141,13 @@ bool ProgressEngine::poll() noexcept {
   return moved;
 }
 
-bool ProgressEngine::attempt(const Predicate* done) noexcept {
+bool ProgressEngine::attempt() noexcept {
   int handled = 0;
   bool armed = true;
   {
     const Turn turn(*this, std::try_to_lock);
     if (!turn) return false;
-    handled = look(done);
+    handled = look();
     // A look silences the bells that a sleeping leader relies on.
     if (handled == 0 && leader_asleep_.load(std::memory_order_relaxed)) armed = arm();
   }
@@ -235,7 +227,7 @@ Errc ProgressEngine::wait_for(Predicate done, Deadline deadline) noexcept {
   unsigned looks = 0;
   int refusals = 0;
   while (true) {
-    const bool moved = attempt(&done);
+    const bool moved = attempt();
     if (done()) break;
     if (!moved && !yields && waiting.spin > Clock::duration::zero() && ++looks % kLooksAClock != 0) {
       cpu_relax();

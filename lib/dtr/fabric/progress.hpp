@@ -127,10 +127,9 @@ class ProgressEngine {
   bool lead(Predicate done, Deadline deadline) noexcept;  ///< false: somebody else polls
   void follow(Predicate done, Deadline deadline) noexcept;
   void run(const std::stop_token& stop) noexcept;
-  bool attempt(const Predicate* done = nullptr) noexcept;  ///< looks if nobody else does
+  bool attempt() noexcept;  ///< looks if nobody else does
   void nap(std::chrono::microseconds length) noexcept;     ///< less than a second
-  /// With the turn. Not at all sources if what one of them brought makes `done` true.
-  int look(const Predicate* done = nullptr) noexcept;
+  int look() noexcept;        ///< with the turn
   bool arm() noexcept;        ///< with the turn: all sources will ring
   void hand_over() noexcept;  ///< a waiter leaves: the thread must be woken by what comes next
   void wake_thread() noexcept;
@@ -143,7 +142,6 @@ class ProgressEngine {
 
   ProgressOptions options_;
   std::vector<ProgressSource*> sources_;
-  bool cut_short_ = false;  ///< the last look was not at all of them
   UniqueFd epoll_;
   UniqueFd kick_;  ///< for the leader, who looks whether he is done
   UniqueFd wake_;  ///< for anybody, who then looks at the sources
