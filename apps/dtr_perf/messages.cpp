@@ -69,7 +69,8 @@ Samples bandwidth(Pair& pair, Ends& ends, std::uint64_t iterations, std::uint64_
   const auto receive = [&] { return value_or_throw(messenger.recv(pair.other(), kTag, ends.in.span())); };
   std::byte all_came{};
   if (pair.starts()) {
-    const auto end = value_or_throw(messenger.recv(pair.other(), kEndTag, {&all_came, 1}));
+    // Posted before the stream, and so without a limit of its own: each message before it has one.
+    const auto end = value_or_throw(messenger.recv(pair.other(), kEndTag, {&all_came, 1}, std::chrono::hours::max()));
     const TickLength tick;
     stream(ends, warm_up, nullptr, send);
     std::vector<std::uint64_t> times;

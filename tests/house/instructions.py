@@ -24,8 +24,9 @@ LEFT_OUT = "--benchmark_filter=-^tcp/"  # how often they look until the kernel h
 def count(program: str) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "counts")
-        done = subprocess.run(["valgrind", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={out}",
-                               program, LEFT_OUT], check=False, text=True, capture_output=True, env={**os.environ, "DTR_BENCH_ITERATIONS": str(ITERATIONS)})
+        callgrind = ["valgrind", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={out}"]
+        done = subprocess.run([*callgrind, program, LEFT_OUT], check=False, text=True, capture_output=True,
+                              env={**os.environ, "DTR_BENCH_ITERATIONS": str(ITERATIONS)})
         if done.returncode != 0:
             sys.exit(f"{program} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         counts = {}

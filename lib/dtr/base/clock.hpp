@@ -14,7 +14,7 @@ namespace dtr::inline v0 {
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-/// As monotonic_ns, at the kernel's last tick, up to 10 ms ago: for a fifth of the price.
+/// As monotonic_ns, at the kernel's last tick, as a rule up to 10 ms ago: for a fifth of the price.
 [[nodiscard]] inline std::int64_t last_tick_ns() noexcept {
   timespec tick{};
   ::clock_gettime(CLOCK_MONOTONIC_COARSE, &tick);

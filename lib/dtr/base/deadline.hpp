@@ -20,7 +20,8 @@ class Deadline {
 
   explicit Deadline(Clock::time_point at) noexcept : at_(at) {}
 
-  /// As from a duration, up to 10 ms later, for a fifth of the price: for who makes millions a second.
+  /// As from a duration, up to 10 ms later (earlier by as much as the kernel's ticks are late), for a fifth of the
+  /// price: for those who make millions a second of many seconds each.
   [[nodiscard]] static Deadline about(std::chrono::milliseconds from_now) noexcept {
     const Clock::time_point next_tick(std::chrono::nanoseconds(last_tick_ns()) + std::chrono::milliseconds(10));
     return Deadline(next_tick + std::min<std::chrono::milliseconds>(from_now, kLongest));

@@ -59,8 +59,8 @@ class ProgressEngine {
   /// One look at every source, unless somebody else is looking. True if something was handled.
   bool poll() noexcept;
 
-  /// Makes progress until `done()` is true. `done` is cheap, noexcept, and safe on this thread beside progress; once
-  /// true it stays true, for it is asked more than once.
+  /// Makes progress until `done()` is true. `done` is cheap, noexcept, and safe on this thread beside progress; it
+  /// may use exclusively(), for it is never asked during a look. Once true it stays true: it is asked more than once.
   /// Errors: timed_out, would_deadlock (called from a callback).
   template <class Done>
   [[nodiscard]] Errc wait(Done&& done, Deadline deadline) noexcept {
@@ -127,10 +127,10 @@ class ProgressEngine {
   bool lead(Predicate done, Deadline deadline) noexcept;  ///< false: somebody else polls
   void follow(Predicate done, Deadline deadline) noexcept;
   void run(const std::stop_token& stop) noexcept;
-  bool attempt() noexcept;  ///< looks if nobody else does
-  void nap(std::chrono::microseconds length) noexcept;     ///< less than a second
-  int look() noexcept;        ///< with the turn
-  bool arm() noexcept;        ///< with the turn: all sources will ring
+  bool attempt() noexcept;                              ///< looks if nobody else does
+  void nap(std::chrono::microseconds length) noexcept;  ///< less than a second
+  int look() noexcept;                                  ///< with the turn
+  bool arm() noexcept;                                  ///< with the turn: all sources will ring
   void hand_over() noexcept;  ///< a waiter leaves: the thread must be woken by what comes next
   void wake_thread() noexcept;
   /// Who sleeps looks next. True: kick_ has rung.

@@ -199,7 +199,7 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
   void part() noexcept;
 
   // core_send.cpp: with the lock
-  /// Eager, or as an offer: false: the peer has no room for either.
+  /// Eager, or as an offer; false: the peer has no room for either.
   [[nodiscard]] inline bool transmit(Peer& peer, Operation& send) noexcept;
   [[nodiscard]] bool offer(Peer& peer, Operation& send) noexcept;
   [[nodiscard]] fabric::Channel* make_channel(Peer& peer) noexcept;
