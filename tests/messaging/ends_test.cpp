@@ -3,6 +3,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstring>
+#include <memory>
 #include <thread>
 
 #include <sys/wait.h>
@@ -576,6 +577,33 @@ TEST(MessageBoundTest, ARankWhoseMessengersEndAgainAndAgainWithMessagesThatNobod
     const Deadline patience(scaled(60s));
     while (rt.fabric().peer_state(1) == Errc::ok && !patience.passed()) std::this_thread::sleep_for(1ms);
     EXPECT_EQ(rt.fabric().peer_state(1), Errc::protocol_error);
+  });
+}
+
+/// The bound is on what lies there at a time, not on what has come in all.
+TEST(MessageBoundTest, ARankWhoseMessengersEndAgainAndAgainStaysWelcomeWhereSomebodyTakesWhatTheyLeave) {
+  run({.transport = "tcp", .workers = 2, .servers = 0}, [](Runtime& rt) {
+    constexpr std::uint64_t kLives = 80;  // 19 MiB come in all
+    constexpr std::uint64_t kMessages = 250;
+    const auto message = [](std::uint64_t life, std::uint64_t i) { return data_of(1000, life * kMessages + i); };
+    const auto taker = rt.rank() == 0 ? std::make_unique<Messenger>(rt) : nullptr;
+    Bytes buffer(1000);
+    for (std::uint64_t life = 0; life < kLives; ++life) {
+      if (rt.rank() == 1) {
+        Messenger messenger(rt);
+        for (std::uint64_t i = 0; i < kMessages; ++i) {
+          const Bytes data = message(life, i);
+          const auto sent = value_or_throw(messenger.send(0, life, data, soon()));
+          value_or_throw(messenger.wait(sent));
+        }
+      }
+      meet_all(rt, "left/" + std::to_string(life));
+      for (std::uint64_t i = 0; taker != nullptr && i < kMessages; ++i) {
+        const auto came = value_or_throw(taker->wait(value_or_throw(taker->recv(1, life, buffer, soon()))));
+        ASSERT_EQ(came.bytes, buffer.size());
+        ASSERT_EQ(buffer, message(life, i)) << life << ", " << i;
+      }
+    }
   });
 }
 
