@@ -6,6 +6,7 @@
 #include <memory>
 #include <thread>
 
+#include <malloc.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -579,6 +580,52 @@ TEST(MessageBoundTest, ARankWhoseMessengersEndAgainAndAgainWithMessagesThatNobod
     EXPECT_EQ(rt.fabric().peer_state(1), Errc::protocol_error);
   });
 }
+
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+TEST(MessageBoundTest, WhatNobodyHasAskedForHoldsNoMoreMemoryThanItsSenderIsChargedFor) {
+  run({.transport = "shm", .workers = 2, .servers = 0}, [](Runtime& rt) {
+    constexpr std::uint64_t kLarge = 1;
+    constexpr std::uint64_t kSmall = 2;
+    constexpr std::uint64_t kAllThere = 3;
+    constexpr int kRounds = 24;  // there is room for so much, though freed room is told in quarters
+    Messenger messenger(rt);
+    Bytes buffer(1000);
+    const auto receive = [&](std::uint64_t tag) {
+      value_or_throw(messenger.wait(value_or_throw(messenger.recv(1, tag, buffer, soon()))));
+    };
+    const auto send = [&](std::uint64_t tag, int times, std::size_t bytes) {
+      for (int i = 0; i < times; ++i) {
+        value_or_throw(messenger.wait(value_or_throw(messenger.send(0, tag, {buffer.data(), bytes}, soon()))));
+      }
+    };
+    const auto in_use = [] {
+      const auto info = ::mallinfo2();
+      return info.uordblks + info.hblkhd;
+    };
+    std::size_t before = 0;
+    for (int round = 0; round < kRounds; ++round) {
+      if (rt.rank() == 1) {
+        send(kLarge, 250, buffer.size());
+        send(kAllThere, 1, 0);
+      } else {
+        receive(kAllThere);
+        for (int i = 0; i < 250; ++i) receive(kLarge);  // their memory may be used again
+      }
+      meet_all(rt, "large/" + std::to_string(round));
+      if (round == 0) before = in_use();
+      if (rt.rank() == 1) {
+        send(kSmall, 250, 8);
+        send(kAllThere, 1, 0);
+      } else {
+        receive(kAllThere);
+      }
+      meet_all(rt, "small/" + std::to_string(round));
+    }
+    EXPECT_LT(in_use() - before, kRounds * 250 * 400);  // with 1000 bytes each it would be 6 MB
+    meet_all(rt, "measured");
+  });
+}
+#endif
 
 /// The bound is on what lies there at a time, not on what has come in all.
 TEST(MessageBoundTest, ARankWhoseMessengersEndAgainAndAgainStaysWelcomeWhereSomebodyTakesWhatTheyLeave) {

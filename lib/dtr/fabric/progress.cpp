@@ -33,6 +33,9 @@ constexpr auto kStandby = std::chrono::milliseconds(1);
 constexpr auto kLongStandby = std::chrono::milliseconds(4);
 /// When the thread finds work although callers look, this long for them to do the rest.
 constexpr auto kLeftToCallers = std::chrono::microseconds(100);
+/// Callers who look so often between two looks of the thread do the work; who looks more rarely computes, and wants
+/// help.
+constexpr std::uint64_t kLooksOfDrivers = 8;
 /// No sleep is longer, whatever the sources say.
 constexpr auto kLongestSleep = std::chrono::milliseconds(500);
 
@@ -242,7 +245,10 @@ Errc ProgressEngine::wait_for(Predicate done, Deadline deadline) noexcept {
     yields = now - last_moved >= waiting.keeps_core;
     if (now - last_moved < waiting.spin) {
       relax(yields);
-    } else if (!leader_.exchange(true, std::memory_order_acquire)) {
+      continue;
+    }
+    looks = kLooksAClock - 1;  // after a sleep one look decides
+    if (!leader_.exchange(true, std::memory_order_acquire)) {
       refusals = lead(done, deadline) ? 0 : refusals + 1;
       leader_.store(false, std::memory_order_release);
       announce();  // a follower may lead now
@@ -320,7 +326,8 @@ void ProgressEngine::run(const std::stop_token& stop) noexcept {
     if (!watched && attempt()) {
       last_event = Clock::now();
       const auto driven = [&] {
-        return waits_.load(std::memory_order_relaxed) != waits_seen || waiters_.load(std::memory_order_relaxed) > 0;
+        return waiters_.load(std::memory_order_relaxed) > 0 ||
+               waits_.load(std::memory_order_relaxed) - waits_seen >= kLooksOfDrivers;
       };
       // Where ranks share cores, its turn on one is too dear to come back for the rest.
       const bool crowded = options_.waiting.keeps_core <= Clock::duration::zero();

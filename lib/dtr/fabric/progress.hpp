@@ -59,8 +59,8 @@ class ProgressEngine {
   /// One look at every source, unless somebody else is looking. True if something was handled.
   bool poll() noexcept;
 
-  /// Makes progress until `done()` is true. `done` is cheap, noexcept, and safe on this thread beside progress; it
-  /// may use exclusively(), for it is never asked during a look. Once true it stays true: it is asked more than once.
+  /// Makes progress until `done()` is true. `done` is cheap, noexcept, and safe on this thread beside progress. It
+  /// may use exclusively() where wait() is not called from a callback. Once true it stays true: it is asked again.
   /// Errors: timed_out, would_deadlock (called from a callback).
   template <class Done>
   [[nodiscard]] Errc wait(Done&& done, Deadline deadline) noexcept {

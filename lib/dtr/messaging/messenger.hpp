@@ -55,17 +55,17 @@ struct MessengerOptions {
 /// to fabric.hold_bytes), and end it before the Runtime.
 ///
 /// - Each operation ends exactly once: well, or with an Error at its deadline at the latest. Without a deadline of its
-///   own it has timeout.operation_ms. Every handle is given to wait() once; the Messenger's end ends what is left.
+///   own it has timeout.operation_ms, give or take 10 ms. Every handle is given to wait() once; the Messenger's end
+///   ends what is left.
 /// - Messages of one sender whose tags both fit a recv come in the order of their sends. Recvs that fit a message get
-/// it
-///   in the order of their calls.
+///   it in the order of their calls.
 /// - A send has ended well when its buffer may be reused: a small message is on its way then, a larger one has been
 ///   copied out for a recv that fits it.
 /// - A message longer than the buffer: the recv ends with `truncated`, naming both sizes; the buffer holds nothing of
 ///   use, the message is gone, and its send ends well: the receiver is who can do something about it.
 /// - An operation that has ended touches its buffer no more: it is quiesced on return of wait(). A receiver in the same
-///   host may still be reading the buffer of a send that was given up, and drops what it reads; the buffer may be written
-///   or freed all the same.
+///   host may still be reading the buffer of a send that was given up, and drops what it reads; the buffer may be
+///   written or freed all the same.
 /// - Dead peer: `peer_failed`, one that has finalized: `peer_left`. What it sent before as small messages can still be
 ///   received. A recv from kAnyRank waits on for others.
 /// - Small messages that nobody has asked for yet are kept, up to 1 MiB from each sender; what is more, and what is

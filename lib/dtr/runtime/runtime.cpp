@@ -133,7 +133,7 @@ Result<Runtime::Prepared> Runtime::prepare(RuntimeOptions options) {
   for (int r = 0; r < size; ++r) {
     auto& record = (*all)[static_cast<std::size_t>(r)];
     auto intro = Introduction::unpack(record, r);
-    record = {};  // thousands of them: not kept until the end
+    record = Bytes();  // thousands of them: not kept until the end
     if (!intro) return dtr::fail(std::move(intro.error()));
     if (!intro->failure.empty()) return dtr::fail(Errc::invalid_argument, intro->failure, "init", r);
     if (intro->servers != mine.servers || intro->colocated != mine.colocated) {

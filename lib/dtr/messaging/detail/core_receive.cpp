@@ -18,6 +18,7 @@ constexpr std::uint64_t kCopiedAtOnce = 4 << 20;
 /// What is kept for the next message that nobody has asked for: 256 KiB at most.
 constexpr std::size_t kSpares = 256;
 constexpr std::size_t kSparePayload = 1024;
+constexpr std::size_t kSlack = 64;  ///< more than the message has, of which its sender is not charged
 
 bool is_valid(const Source& source, std::uint64_t bytes) noexcept {
   const auto inside = [](const RemoteKey& key, std::uint64_t offset, std::uint64_t length) {
@@ -138,6 +139,7 @@ Messenger::Core::Unexpected& Messenger::Core::keep(Peer& peer, std::uint64_t tag
                                                    std::span<const std::byte> payload) {
   if (spare_.empty()) spare_.emplace_back();
   Unexpected& kept = spare_.front();
+  if (kept.payload.capacity() > payload.size() + kSlack) kept.payload = std::vector<std::byte>();
   kept.payload.assign(payload.begin(), payload.end());
   kept.arrival = arrivals_++;
   kept.tag = tag;
