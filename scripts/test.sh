@@ -3,7 +3,7 @@
 #
 #   scripts/test.sh          release build with all tests; asan+ubsan and tsan builds with the unit and conformance tests
 #   scripts/test.sh --quick  the release build only
-#   scripts/test.sh --all    also the long tests (label soak), valgrind, a clang build, clang-tidy of the whole tree
+#   scripts/test.sh --all    also the long tests (label soak), valgrind, a clang build, fuzzers, clang-tidy of the whole tree
 #
 # DTR_TEST_TIME_SCALE stretches every time bound of the tests (for slow or busy machines).
 # Up to three failed tests of a build are run once more, alone. Who passes then is named as unsteady, with the output of
@@ -126,6 +126,7 @@ fi
 
 if [ "$mode" = all ]; then
   suite clang clang all -L unit
+  suite fuzz fuzz fuzzers -L fuzz
   check clang-tidy run-clang-tidy -quiet -p build/clang "$root/(lib|apps|tests|benchmarks)/"
 fi
 

@@ -1,7 +1,4 @@
 // libFuzzer on the parser of requests. The input's first bytes cut the rest into pieces.
-//   cmake -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DDTR_FUZZ=ON
-//   -DDTR_SANITIZE=address,undefined,fuzzer-no-link cmake --build build/fuzz --target fuzz_tcp_requests &&
-//   build/fuzz/tests/fuzz_tcp_requests -max_total_time=60
 #include <cstdint>
 #include <cstdlib>
 
