@@ -69,15 +69,14 @@ Samples bandwidth(Pair& pair, Ends& ends, std::uint64_t iterations, std::uint64_
   const auto receive = [&] { return value_or_throw(messenger.recv(pair.other(), kTag, ends.in.span())); };
   std::byte all_came{};
   if (pair.starts()) {
-    // Posted before the stream, and so without a limit of its own: each message before it has one.
-    const auto end = value_or_throw(messenger.recv(pair.other(), kEndTag, {&all_came, 1}, std::chrono::hours::max()));
     const TickLength tick;
     stream(ends, warm_up, nullptr, send);
     std::vector<std::uint64_t> times;
     times.reserve(iterations / kWindow + 2);
     times.push_back(ticks());
     stream(ends, iterations, &times, send);
-    check(messenger.wait(end));  // the run ends when the target has received the last message, and says so
+    // The run ends when the target has received the last message, and says so.
+    check(messenger.wait(value_or_throw(messenger.recv(pair.other(), kEndTag, {&all_came, 1}))));
     const std::uint64_t over = ticks();
     if (times.size() == 1) times.push_back(over);
     samples = make_samples(times, tick.ns(), std::min(iterations, kWindow));

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "dtr/messaging/detail/limits.hpp"
@@ -27,6 +28,7 @@ constexpr PeerId kNeighbour = kRanks - 1;  ///< who never says a wrong word
 constexpr std::uint64_t kSlots = 3;
 constexpr std::uint64_t kSlotBytes = 4096;
 constexpr std::size_t kLongestScript = 2000;
+constexpr std::uint32_t kLargestFill = 255;
 
 /// Of either side: both are in this process.
 std::byte* memory_at(std::uint64_t address) {
@@ -134,6 +136,7 @@ class StrangePeers::Play {
       look();
     }
     ether_.full = false;
+    if (!lied_) settle();
     end();
     return std::move(wrong_);
   }
@@ -144,7 +147,8 @@ class StrangePeers::Play {
     std::uint64_t bytes = 0;
     std::uint64_t number = 0;  ///< decides what it holds; the id of an offer
     bool offered = false;
-    bool over = false;  ///< withdrawn, given up or taken whole
+    bool over = false;  ///< nothing more of it is said
+    bool gone = false;  ///< withdrawn or given up: nobody can receive it any more
     bool received = false;
   };
   /// The Messenger's wish for an offer of the peer's.
@@ -267,7 +271,7 @@ class StrangePeers::Play {
       return one.offered && !one.over && wanted_.count(one.number) == 0;
     });
     if (open == said_.end()) return;
-    open->over = true;
+    open->over = open->gone = true;
     say(bytes_of(Withdraw{.head = {.kind = Kind::withdraw, .sequence = sequence_++}, .id = open->number}));
   }
 
@@ -280,6 +284,10 @@ class StrangePeers::Play {
   void fill(std::uint32_t pieces) {
     for (; pieces > 0 && front() != nullptr; --pieces) {
       Wanted& wanted = *front();
+      if (is_gone(wanted.take.id)) {  // asked for before the withdrawal was heard
+        give_up();
+        continue;
+      }
       const std::uint64_t bytes = std::min<std::uint64_t>(wanted.take.piece, wanted.take.bytes - wanted.moved);
       const Bytes data = data_of(wanted.take.bytes, wanted.take.id);
       std::byte* const slots = memory_at(wanted.take.key.address + wanted.take.offset);
@@ -287,21 +295,28 @@ class StrangePeers::Play {
       if (!lied_) std::memcpy(slots + filled_ % kSlots * kSlotBytes, data.data() + wanted.moved, bytes);
       wanted.moved += bytes;
       notify(static_cast<std::uint32_t>(filled_++) & PieceWord::kNumbers);
-      if (wanted.moved == wanted.take.bytes) finish_front();
+      if (wanted.moved == wanted.take.bytes) finish_front(false);
       look();
     }
+  }
+
+  [[nodiscard]] bool is_gone(std::uint64_t number) const {
+    return std::any_of(said_.begin(), said_.end(),
+                       [&](const Said& one) { return one.offered && one.number == number && one.gone; });
   }
 
   void give_up() {
     if (front() == nullptr) return;
     notify((static_cast<std::uint32_t>(filled_++) & PieceWord::kNumbers) | PieceWord::kStop);
-    finish_front();
+    finish_front(true);
   }
 
-  void finish_front() {
+  void finish_front(bool gives_up) {
     const auto at = schedule_.find(next_taken_++);
     for (Said& one : said_) {
-      if (one.offered && one.number == at->second.take.id) one.over = true;
+      if (!one.offered || one.number != at->second.take.id) continue;
+      one.over = true;
+      one.gone = gives_up;
     }
     schedule_.erase(at);
   }
@@ -347,6 +362,7 @@ class StrangePeers::Play {
     if (theirs->source && theirs->source->mappable == 0 && script_.byte() % 2 == 0 && holds(*theirs)) {
       check_sent(theirs->offer.tag, 0, {memory_at(theirs->source->address), theirs->offer.bytes}, theirs->offer.bytes);
       code = Errc::ok;
+      arrived_.insert(theirs->offer.tag);
     }
     theirs->over = true;
     say(bytes_of(Done{.head = {.kind = Kind::done}, .id = theirs->offer.id, .code = static_cast<std::int64_t>(code)}));
@@ -362,7 +378,9 @@ class StrangePeers::Play {
     for (int looks = 0; looks < 10 && !parted_; ++looks) look();
     if (!parted_ && !lied_) complain("nobody has seen it go");
     sequence_ = 0;
-    for (Said& one : said_) one.over = one.over || one.offered;
+    for (Said& one : said_) {
+      if (one.offered && !one.over) one.over = one.gone = true;
+    }
     schedule_.clear();
     next_taken_ = filled_ = emptied_ = taken_ = pieces_ = eager_cost_ = room_used_ = 0;
     wanted_.clear();
@@ -479,6 +497,7 @@ class StrangePeers::Play {
         const auto eager = messaging::front<Eager>(posted.bytes);
         const std::span payload = std::span(posted.bytes).subspan(sizeof(Eager));
         eager_cost_ += cost_of(payload.size());
+        arrived_.insert(eager->tag);
         return check_sent(eager->tag, 0, payload, payload.size());
       }
       case Kind::offer: {
@@ -495,7 +514,7 @@ class StrangePeers::Play {
       case Kind::take: {
         const Take take = *whole<Take>(posted.bytes);
         schedule_[take.number] = {.take = take};
-        wanted_[take.id] = true;
+        wanted_.insert(take.id);
         return;
       }
       case Kind::done: {
@@ -534,6 +553,7 @@ class StrangePeers::Play {
       check_sent(theirs->offer.tag, theirs->moved, posted.bytes, theirs->offer.bytes);
       theirs->moved += posted.bytes.size();
       if (theirs->moved < theirs->offer.bytes) return;
+      arrived_.insert(theirs->offer.tag);
     }
     theirs->over = true;
     takes_.pop_front();
@@ -553,9 +573,14 @@ class StrangePeers::Play {
     const auto outcome = world_.messenger->wait(operation.handle);
     if (!outcome) {
       if (outcome.error().code == Errc::timed_out) complain("hung: " + outcome.error().to_string());
+      if (!operation.is_send) ++failed_recvs_;
       return;
     }
-    if (operation.is_send || lied_) return;
+    if (operation.is_send) {
+      sent_.push_back(operation.tag);
+      return;
+    }
+    if (lied_) return;
     const std::span came(operation.memory.get(), outcome->bytes);
     if (outcome->bytes > operation.bytes || (outcome->tag & operation.mask) != (operation.tag & operation.mask)) {
       return complain("a message that the recv does not fit");
@@ -569,6 +594,39 @@ class StrangePeers::Play {
     const auto said = std::find_if(said_.begin(), said_.end(), fits);
     if (said == said_.end()) return complain("a message came that nobody has said");
     said->received = true;
+  }
+
+  /// An honest rank's play ends: what was sent comes, in either direction. Only a recv that fails may have lost a
+  /// message, and one at most.
+  void settle() {
+    for (const Operation& one : operations_) {
+      if (!one.is_send) world_.messenger->cancel(one.handle);
+    }
+    const auto outstanding = [&] {
+      return std::count_if(said_.begin(), said_.end(), [](const Said& one) { return !one.gone && !one.received; });
+    };
+    constexpr int kLooks = 8;  // a message that has been sent comes within as many
+    for (auto before = outstanding() + 1; outstanding() < before && wrong_.empty();) {
+      before = outstanding();
+      Operation one{.bytes = 40000};
+      one.memory = std::make_unique<std::byte[]>(one.bytes);
+      start(std::move(one), [&](Operation& recv) {
+        return world_.messenger->recv(static_cast<int>(peer_), 0, {recv.memory.get(), recv.bytes},
+                                      std::chrono::seconds(10), recv.mask);
+      });
+      for (int looks = 0; looks < kLooks; ++looks) {
+        look();
+        fill(kLargestFill);
+      }
+    }
+    const std::uint64_t failed = failed_recvs_;  // without the last one, which finds nothing
+    if (wrong_.empty() && static_cast<std::uint64_t>(outstanding()) > failed) {
+      complain(std::to_string(outstanding()) + " messages have not come, and only " + std::to_string(failed) +
+               " recvs have failed");
+    }
+    for (const std::uint64_t tag : sent_) {
+      if (arrived_.count(tag) == 0) complain("a send has ended well, and its message has not come");
+    }
   }
 
   /// The rank dies, and its neighbours' waits end.
@@ -599,7 +657,7 @@ class StrangePeers::Play {
   std::vector<Said> said_;
   std::uint64_t lent_ = 0;  ///< words of the peers' memory
   std::map<std::uint64_t, Wanted> schedule_;
-  std::map<std::uint64_t, bool> wanted_;
+  std::set<std::uint64_t> wanted_;
   std::uint64_t next_taken_ = 0;
   std::uint64_t filled_ = 0;
   std::uint64_t emptied_ = 0;
@@ -613,6 +671,9 @@ class StrangePeers::Play {
 
   std::vector<Operation> operations_;
   std::uint64_t sends_ = 0;
+  std::vector<std::uint64_t> sent_;  ///< tags of sends that have ended well
+  std::set<std::uint64_t> arrived_;  ///< of messages that the peer has whole
+  std::uint64_t failed_recvs_ = 0;
 };
 
 StrangePeers::StrangePeers() = default;
