@@ -291,6 +291,41 @@ TEST(ProgressEngineTest, TheThreadLeavesWorkToCallersWhoLookAndGoesOnWhenTheySto
   engine.stop();
 }
 
+/// Counts the looks in vain.
+class Idle final : public ProgressSource {
+ public:
+  int progress(int) noexcept override {
+    ++looks;
+    return 0;
+  }
+  int wait_descriptor() const noexcept override { return -1; }
+  bool prepare_sleep() noexcept override { return true; }
+  Deadline::Clock::time_point next_deadline() const noexcept override { return Deadline::Clock::time_point::max(); }
+
+  std::atomic<std::uint64_t> looks{0};
+};
+
+TEST(ProgressEngineTest, AWaiterWhoIsWokenForNothingSleepsAgainAtOnce) {
+  ProgressEngine engine({.thread = false, .waiting = {.spin = 10us}});
+  Idle idle;
+  ASSERT_TRUE(engine.add(idle));
+  std::atomic<bool> enough{false};
+  std::thread waiter([&] { EXPECT_EQ(engine.wait([&]() noexcept { return enough.load(); }, scaled(60s)), Errc::ok); });
+  std::this_thread::sleep_for(scaled(50ms));
+  const std::uint64_t before = idle.looks;
+  constexpr std::uint64_t kTimes = 20;
+  for (std::uint64_t i = 0; i < kTimes; ++i) {
+    engine.wake();
+    std::this_thread::sleep_for(5ms);
+  }
+  const std::uint64_t looks = idle.looks - before;
+  enough = true;
+  engine.announce();
+  waiter.join();
+  EXPECT_GE(looks, 1U);
+  EXPECT_LE(looks, 4 * kTimes);  // one that decides, and one with the bells armed
+}
+
 TEST(ProgressEngineTest, TheThreadWorksForACallerWhoLooksNowAndThenWhileComputing) {
   ProgressEngine engine({.waiting = {.spin = 50us, .thread_spin = 20us}});
   Endless endless;
