@@ -33,7 +33,7 @@ configure_and_build() {
   mkdir -p "$root/build"
   if ! (cd "$root" && cmake --preset "$preset" && cmake --build --preset "$preset" -j "$(parallel_jobs)" "${targets[@]}") \
     > "$log" 2>&1; then
-    grep -nE 'error|FAILED|Error' "$log" | head -n 40 >&2
+    grep -nE -m 40 'error|FAILED|Error' "$log" >&2
     echo "the whole log: $log" >&2
     return 1
   fi

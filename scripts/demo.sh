@@ -28,7 +28,7 @@ ranks() { grep -laF "$mark" /proc/[0-9]*/environ 2> /dev/null | cut -d/ -f3; }
 process_of_rank() {
   local process
   for process in $(ranks); do
-    if tr '\0' '\n' 2> /dev/null < "/proc/$process/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then
+    if grep -qzx "OMPI_COMM_WORLD_RANK=$1" "/proc/$process/environ" 2> /dev/null; then
       echo "$process"
       return
     fi

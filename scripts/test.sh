@@ -37,7 +37,7 @@ rm -rf "$results"
 mkdir -p "$results"
 strict=${DTR_TEST_STRICT:-0}
 most_repeated=3
-passed=0 failed=0 skipped=0 table=() losers=() unsteady=()
+passed=0 failed=0 skipped=0 table=() losers=() unsteady=() ends=''
 
 # count NAME SECONDS STATUS: adds the totals that ctest wrote for one build, and checks them against the exit status of
 # its tests or, where they were repeated, of that.
@@ -59,9 +59,21 @@ count() {
   fi
   passed=$((passed + total - bad - idle)) failed=$((failed + bad)) skipped=$((skipped + idle))
   [ "$bad" = 0 ] || mapfile -t -O ${#losers[@]} losers < <(junit_failures "$file" | sed "s/^/$1: /")
+  ends+=$(junit_ends "$1" "$file")
   table+=("$(printf '%-10s %5d passed %4d failed %4d skipped %5d s' "$1" $((total - bad - idle)) "$bad" "$idle" "$2")")
 }
 junit_failures() { grep -oP '<testcase name="\K[^"]*(?=".* status="fail")' "$1"; }
+# junit_ends NAME FILE: the last lines of what the first failed tests said. Thousands of lines lie between them and the end.
+junit_ends() {
+  python3 - "$1" "$2" << 'END'
+import sys
+from xml.etree import ElementTree
+failed = [case for case in ElementTree.parse(sys.argv[2]).iter("testcase") if case.get("status") == "fail"]
+for case in failed[:5]:
+    print(f"\n\n== {sys.argv[1]}: {case.get('name')} failed after {case.get('time')} s, with these last words:")
+    print("\n".join((case.findtext("system-out") or "").rstrip().splitlines()[-12:]))
+END
+}
 junit_total() { grep -oE "[[:space:]]$2=\"[0-9]+\"" "$1" | head -n 1 | tr -dc 0-9; }
 
 # suite NAME PRESET TARGET CTEST-ARGUMENT...
@@ -130,7 +142,7 @@ if [ "$mode" = all ]; then
   check clang-tidy run-clang-tidy -quiet -p build/clang "$root/(lib|apps|tests|benchmarks)/"
 fi
 
-echo
+printf '%s\n\n' "$ends"
 printf '%s\n' "${table[@]}"
 [ ${#unsteady[@]} = 0 ] || printf 'unsteady: %s (failed, then passed alone: see above)\n' "${unsteady[@]}"
 [ ${#losers[@]} = 0 ] || printf 'failed: %s\n' "${losers[@]}"

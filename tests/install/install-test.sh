@@ -8,6 +8,7 @@ source "$here/../../scripts/common.sh"
 mpi_environment
 unset CMAKE_CXX_COMPILER_LAUNCHER
 
+trap 'printf "line %d failed: %s\n" $LINENO "$BASH_COMMAND" >&2' ERR
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cmake --install "$build" --prefix "$work/first" > "$work/install.log" || die "$(cat "$work/install.log")"
@@ -22,7 +23,7 @@ for app in "$build"/apps/dtr_*; do
 done
 
 say 'no header of a detail folder is installed, and each installed one compiles alone'
-[ -z "$(find "$prefix/include" -path '*detail*' -print)" ]
+[ -z "$(find "$prefix/include" -path '*/detail/*' -print)" ]
 flags=$(PKG_CONFIG_PATH=$lib/pkgconfig pkg-config --cflags dtr)
 export cxx flags prefix
 (cd "$prefix/include" && find dtr -name '*.hpp' -print0) | xargs -0 -P "$(nproc)" -I{} bash -c \
@@ -32,13 +33,15 @@ say 'find_package(dtr), shared'
 cmake -S "$here/outside" -B "$work/shared" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_PREFIX_PATH="$prefix" > "$work/log" || die "$(cat "$work/log")"
 cmake --build "$work/shared" > "$work/log" || die "$(cat "$work/log")"
 "$work/shared/outside"
-ldd "$work/shared/outside" | grep -q "$lib/libdtr.so.0"
+linked=$(ldd "$work/shared/outside")
+grep -qF "$lib/libdtr.so.0" <<< "$linked" || die "not linked against $lib/libdtr.so.0: $linked"
 
 say 'find_package(dtr COMPONENTS static)'
 cmake -S "$here/outside" -B "$work/static" -DSTATIC=ON -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_PREFIX_PATH="$prefix" > "$work/log" || die "$(cat "$work/log")"
 cmake --build "$work/static" > "$work/log" || die "$(cat "$work/log")"
 "$work/static/outside"
-! ldd "$work/static/outside" | grep -q libdtr.so || die 'linked against the shared library'
+linked=$(ldd "$work/static/outside")
+! grep -qF libdtr.so <<< "$linked" || die "linked against the shared library: $linked"
 
 say 'pkg-config dtr'
 # shellcheck disable=SC2046

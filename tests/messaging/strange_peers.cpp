@@ -308,6 +308,7 @@ class StrangePeers::Play {
   void give_up() {
     if (front() == nullptr) return;
     notify((static_cast<std::uint32_t>(filled_++) & PieceWord::kNumbers) | PieceWord::kStop);
+    ++given_up_;
     finish_front(true);
   }
 
@@ -573,7 +574,10 @@ class StrangePeers::Play {
     const auto outcome = world_.messenger->wait(operation.handle);
     if (!outcome) {
       if (outcome.error().code == Errc::timed_out) complain("hung: " + outcome.error().to_string());
-      if (!operation.is_send) ++failed_recvs_;
+      if (!operation.is_send) {
+        ++failed_recvs_;
+        cancelled_recvs_ += outcome.error().code == Errc::cancelled ? 1 : 0;
+      }
       return;
     }
     if (operation.is_send) {
@@ -599,13 +603,15 @@ class StrangePeers::Play {
   /// An honest rank's play ends: what was sent comes, in either direction. Only a recv that fails may have lost a
   /// message, and one at most.
   void settle() {
+    constexpr int kLooks = 8;  // a message that has been sent comes within as many
+    for (int looks = 0; looks < kLooks; ++looks) look();
+    if (cancelled_recvs_ < given_up_) complain("a recv has not heard that its sender has given up");
     for (const Operation& one : operations_) {
       if (!one.is_send) world_.messenger->cancel(one.handle);
     }
     const auto outstanding = [&] {
       return std::count_if(said_.begin(), said_.end(), [](const Said& one) { return !one.gone && !one.received; });
     };
-    constexpr int kLooks = 8;  // a message that has been sent comes within as many
     for (auto before = outstanding() + 1; outstanding() < before && wrong_.empty();) {
       before = outstanding();
       Operation one{.bytes = 40000};
@@ -674,6 +680,8 @@ class StrangePeers::Play {
   std::vector<std::uint64_t> sent_;  ///< tags of sends that have ended well
   std::set<std::uint64_t> arrived_;  ///< of messages that the peer has whole
   std::uint64_t failed_recvs_ = 0;
+  std::uint64_t cancelled_recvs_ = 0;
+  std::uint64_t given_up_ = 0;  ///< messages that a recv had asked for
 };
 
 StrangePeers::StrangePeers() = default;
