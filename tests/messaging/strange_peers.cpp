@@ -595,7 +595,9 @@ class StrangePeers::Play {
       const Bytes data = data_of(one.bytes, one.number);
       return std::equal(came.begin(), came.end(), data.begin());
     };
-    const auto said = std::find_if(said_.begin(), said_.end(), fits);
+    // Small ones look the same: rather one that has to come than one that was withdrawn.
+    auto said = std::find_if(said_.begin(), said_.end(), [&](const Said& one) { return !one.gone && fits(one); });
+    if (said == said_.end()) said = std::find_if(said_.begin(), said_.end(), fits);
     if (said == said_.end()) return complain("a message came that nobody has said");
     said->received = true;
   }
