@@ -21,7 +21,7 @@ Initiator::Initiator(Hub& hub, PeerRecord& peer, std::vector<Endpoint> addresses
       addresses_(std::move(addresses)),
       connect_deadline_(to_ns(deadline.at())),
       dialer_(hub, *this),
-      queue_(hub.options.queue_depth, std::max(hub.options.send_buffer_bytes, 8 * (hub.options.eager_bytes + 8))) {
+      queue_(hub.options.queue_depth, hub.options.message_room()) {
   queue_.report_to(refusals_, *hub_.context.traffic, hub_.options.eager_bytes);
 }
 

@@ -1,6 +1,7 @@
 // What can be chosen about the TCP transport.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -25,6 +26,9 @@ struct TcpOptions {
   std::chrono::milliseconds reconnect_grace{2000};
   std::chrono::milliseconds refused_for{500};      ///< nobody listens at the peer's port for so long: it is dead
   std::chrono::milliseconds failure_detect{5000};  ///< a host that answers nothing for so long has failed
+
+  /// What a channel takes for copies of open messages.
+  [[nodiscard]] std::size_t message_room() const noexcept { return std::max(send_buffer_bytes, 8 * (eager_bytes + 8)); }
 };
 
 }  // namespace fabric::tcp

@@ -18,8 +18,9 @@ namespace {
 constexpr std::size_t kBytesAtOnce = 4 << 20;  // then it is the next peer's turn
 constexpr std::int64_t kRevocationLook = 20'000'000;
 constexpr std::int64_t kSilenceLook = 250'000'000;
-constexpr std::size_t kOwedBytes = 8 << 10;  // far less than a sender has room for
-constexpr std::uint64_t kOwedMessages = 32;
+constexpr std::size_t kOwedBytes = 64 << 10;
+constexpr std::uint64_t kOwedMessages = 128;
+constexpr unsigned kShareOwed = 4;  // of what a sender has room for, it may wait for
 constexpr std::ptrdiff_t kSparseBytes = 256;
 
 }  // namespace
@@ -29,6 +30,8 @@ Responder::Responder(Hub& hub, PeerRecord& peer, UniqueFd fd, const Endpoint& fr
       peer_(peer),
       fd_(std::move(fd)),
       from_(from),
+      most_owed_bytes_(std::min(kOwedBytes, hub.options.message_room() / kShareOwed)),
+      most_owed_messages_(std::min<std::uint64_t>(kOwedMessages, hub.options.queue_depth / kShareOwed)),
       replies_(peer.inbound.refusals.size() + 1, peer.inbound.processed),
       reader_(peer.id, peer.inbound, hub.context.regions, hub.context.receiver, replies_) {}
 
@@ -124,8 +127,8 @@ void Responder::receive() noexcept {
 void Responder::answer() noexcept {
   // A message's sender got its payload back when it posted, so it hears later: what the message brings about, most of
   // all an answer to it, comes first. Its queue must not fill meanwhile.
-  if (!reader_.urgent() && !reader_.blocked() && owed_bytes_ < kOwedBytes &&
-      replies_.owed(peer_.inbound.processed) < kOwedMessages) {
+  if (!reader_.urgent() && !reader_.blocked() && owed_bytes_ < most_owed_bytes_ &&
+      replies_.owed(peer_.inbound.processed) < most_owed_messages_) {
     if (!std::exchange(owes_, true)) hub_.settle_later(peer_);
     return;
   }

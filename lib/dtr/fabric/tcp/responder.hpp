@@ -54,6 +54,8 @@ class Responder final : public Pollable {
   PeerRecord& peer_;
   UniqueFd fd_;
   Endpoint from_;
+  const std::size_t most_owed_bytes_;  ///< of messages, before they are acknowledged; a peer's options are like ours
+  const std::uint64_t most_owed_messages_;
   ReplyQueue replies_;
   RequestReader reader_;
   Outbox outbox_;
