@@ -45,6 +45,8 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
     add("send_lat", LATENCY, 8, 10, [], [("ucx", ["tag_lat"])], [("openmpi", "send_lat")], "lat")
     add("get_lat", LATENCY, 8, 20, [], [("ucx", ["ucp_get", "-O", "1"])], [("openmpi", "get_lat")], None)
     add("send_bw", RATE, 8, 0.5, [], [("ucx", ["tag_bw"])], [("openmpi", "send_bw")], None)
+    add("send_lat", LATENCY, 4 * KIB, 10, [], [("ucx", ["tag_lat"])], [("openmpi", "send_lat")], "lat")
+    add("send_bw", BANDWIDTH, 4 * KIB, 2, [], [("ucx", ["tag_bw"])], [("openmpi", "send_bw")], "bw")
     # The best that a peer has for large data is its two-sided form, so that is compared as well.
     for size in (64 * KIB, MIB, 16 * MIB):
         ucx_tests = [("ucx", ["ucp_put_bw"]), ("ucx-tag", ["tag_bw"])]
@@ -52,7 +54,9 @@ def comparisons(runner: harness.Runner, quick: bool) -> tuple[list[Comparison], 
         add("put_bw", BANDWIDTH, size, 20, ["--batch", "4"], ucx_tests, mpi_ops, "bw")
     for size in (64 * KIB, MIB):
         add("get_bw", BANDWIDTH, size, 20, ["--batch", "4"], [("ucx", ["ucp_get"])], [("openmpi", "get_bw")], "bw")
-    for size in (64 * KIB, MIB, 16 * MIB):
+    for size in (4 * KIB, 16 * KIB, 64 * KIB):
+        add("msg_lat", LATENCY, size, 20, [], [("ucx", ["tag_lat"])], [("openmpi", "send_lat")], "lat")
+    for size in (4 * KIB, 16 * KIB, 64 * KIB, MIB, 16 * MIB):
         add("msg_bw", BANDWIDTH, size, 20, [], [("ucx", ["tag_bw"])], [("openmpi", "send_bw")], "bw")
     return made, []
 

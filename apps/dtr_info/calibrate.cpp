@@ -88,7 +88,7 @@ Rate rate(Runtime& rt, const Thresholds& thresholds, std::size_t bytes, bool of_
 
 /// The largest message that goes better as one of the fabric.
 std::uint64_t best_eager(Runtime& rt, const std::string& transport, std::uint32_t piece) {
-  const std::uint64_t most = told_by(rt, 0, "dtr_info/most", std::uint64_t{rt.fabric().max_message()}) - 16;
+  const std::uint64_t most = told_by(rt, 0, "dtr_info/most", std::uint64_t{rt.fabric().max_message(1)}) - 16;
   std::uint64_t best = 64;
   for (std::uint64_t bytes = 256;; bytes = std::min(2 * bytes, most)) {
     const double eager = rate(rt, only(transport, bytes, slots_of(piece)), bytes).gb;
@@ -147,6 +147,7 @@ Result<void> calibrate(Runtime& rt, const std::string& path) {
   found.push_back({.up_to = best_eager(rt, transport, largest), .way = MessageWay::eager, .piece = largest});
   constexpr std::uint64_t kSizes[] = {16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20};
   for (const std::uint64_t bytes : kSizes) {
+    if (2 * bytes <= found.front().up_to) continue;
     ThresholdRow row{.up_to = 2 * bytes, .way = MessageWay::slots, .piece = largest};
     double best = 0;
     if (talks) std::printf("  %9llu bytes  ", static_cast<unsigned long long>(bytes));

@@ -43,6 +43,7 @@ class FullAtFirstTransport final : public Transport {
   std::string_view name() const noexcept override { return "full"; }
   std::string domain() const override { return "everywhere"; }
   bool moves(MemoryKind) const noexcept override { return true; }
+  std::size_t max_message() const noexcept override { return 4096; }
   std::vector<std::byte> address() const override { return {}; }
   Result<void> register_region(Region&) override { return {}; }
   bool drained(const Region&) noexcept override { return true; }

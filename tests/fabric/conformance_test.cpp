@@ -441,7 +441,7 @@ TEST_P(ConformanceTest, ErrorsSayWhatWasWrongWithTheRequestAndWhatToDo) {
               HasSubstr("the value 16777216 has more than 24 bits"));
   const std::vector<std::byte> payload(4097);
   EXPECT_THAT(words(WorkRequest::send(kPort, payload, nullptr)),
-              HasSubstr("a message has at most 4096 bytes (fabric.eager_bytes)"));
+              HasSubstr("a message has at most 4096 bytes (fabric.eager_bytes, "));
   ASSERT_TRUE(sink.unregister());
   EXPECT_THAT(words(WorkRequest::put({local.region(), 0}, {remote, 16}, 8, nullptr)),
               HasSubstr("took the region back"));

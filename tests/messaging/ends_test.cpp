@@ -27,13 +27,16 @@ class MessageEndTest : public ::testing::TestWithParam<Job> {};
 
 INSTANTIATE_TEST_SUITE_P(Ways, MessageEndTest, ::testing::ValuesIn(message_ways()), way_name);
 
+/// Over no transport does so much go before somebody has asked for it.
+constexpr std::size_t kLarge = 100'000;
+
 void meet_all(Runtime& rt, const std::string& where) { value_or_throw(rt.allgather(where, {}, soon())); }
 
 TEST_P(MessageEndTest, WhatNobodyAnswersEndsAtItsDeadlineAndLeavesNoTrace) {
   run(GetParam(), [](Runtime& rt) {
     Messenger messenger(rt);
     if (rt.rank() == 0) {
-      const Bytes large = data_of(50000, 1);
+      const Bytes large = data_of(kLarge, 1);
       const auto started = std::chrono::steady_clock::now();
       auto late = messenger.send(1, kTag, large, 50ms);
       DTR_ASSERT_OK(late);
@@ -42,7 +45,7 @@ TEST_P(MessageEndTest, WhatNobodyAnswersEndsAtItsDeadlineAndLeavesNoTrace) {
       EXPECT_EQ(sent.error().code, Errc::timed_out);
       EXPECT_EQ(sent.error().peer, 1);
       EXPECT_EQ(sent.error().operation, "send");
-      EXPECT_THAT(sent.error().message, HasSubstr("50000"));
+      EXPECT_THAT(sent.error().message, HasSubstr(std::to_string(kLarge)));
       Bytes buffer(10);
       const auto received = messenger.wait(value_or_throw(messenger.recv(1, 55, buffer, 50ms)));
       ASSERT_FALSE(received);
@@ -82,7 +85,7 @@ TEST_P(MessageEndTest, AnOperationThatNobodyWaitsForEndsAtItsDeadlineToo) {
 TEST_P(MessageEndTest, CancelEndsASendAndARecvThatNobodyAnswers) {
   run(GetParam(), [](Runtime& rt) {
     Messenger messenger(rt);
-    Bytes data(50000);
+    Bytes data(kLarge);
     if (rt.rank() == 0) {
       const auto handle = value_or_throw(messenger.send(1, kTag, data, soon()));
       EXPECT_FALSE(messenger.done(handle));
@@ -198,8 +201,8 @@ TEST_P(MessageEndTest, WhatWaitedBehindOffersThatNobodyTookGoesOnceTheyEnd) {
   for (const bool cancels : {true, false}) {
     run(GetParam(), [cancels](Runtime& rt) {
       Messenger messenger(rt);
-      const Bytes out = data_of(5000);
-      Bytes in(5000);
+      const Bytes out = data_of(kLarge);
+      Bytes in(kLarge);
       if (rt.rank() == 1) {
         const auto handle = value_or_throw(messenger.recv(0, kTag + 1, in, soon()));
         DTR_EXPECT_OK(messenger.wait(handle));
@@ -333,7 +336,7 @@ TEST(PutTest, WithoutMemoryForItsCopyEndsItsMessageOnBothSidesAndTheNextComesWho
 
 /// Its send has ended well, for the message was copied: only what follows can tell.
 TEST(PutTest, ThatFailsLaterBreaksThePairAndNothingGoesOnSilently) {
-  run({.transport = "tcp", .workers = 2, .servers = 0}, [](Runtime& rt) {
+  run({.transport = "tcp", .workers = 2, .servers = 0, .config = {{"tcp.eager_bytes", "4096"}}}, [](Runtime& rt) {
     const auto port = value_or_throw(rt.service_port("messaging"));
     if (rt.rank() == 1) {
       auto slots = value_or_throw(rt.allocate(65536));
@@ -420,7 +423,7 @@ TEST_P(MessengerForkTest, TheChildDestroysItWithoutWaitingForLocksOfTheParent) {
 TEST_P(MessageEndTest, OperationsTowardsAMessengerThatEndsAreClosed) {
   run(GetParam(), [](Runtime& rt) {
     auto messenger = std::make_unique<Messenger>(rt);
-    Bytes data(50000);
+    Bytes data(kLarge);
     if (rt.rank() == 1) {
       const Bytes last = data_of(100);
       DTR_EXPECT_OK(messenger->wait(value_or_throw(messenger->send(0, 1, last, soon()))));
@@ -584,8 +587,8 @@ TEST(MessageBoundTest, ARankWhoseMessengersEndAgainAndAgainWithMessagesThatNobod
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 TEST(MessageBoundTest, WhatNobodyHasAskedForHoldsNoMoreMemoryThanItsSenderIsChargedFor) {
   run({.transport = "shm", .workers = 2, .servers = 0}, [](Runtime& rt) {
-    constexpr std::uint64_t kLarge = 1;
-    constexpr std::uint64_t kSmall = 2;
+    constexpr std::uint64_t kLong = 1;
+    constexpr std::uint64_t kShort = 2;
     constexpr std::uint64_t kAllThere = 3;
     constexpr int kRounds = 24;  // there is room for so much, though freed room is told in quarters
     Messenger messenger(rt);
@@ -605,16 +608,16 @@ TEST(MessageBoundTest, WhatNobodyHasAskedForHoldsNoMoreMemoryThanItsSenderIsChar
     std::size_t before = 0;
     for (int round = 0; round < kRounds; ++round) {
       if (rt.rank() == 1) {
-        send(kLarge, 250, buffer.size());
+        send(kLong, 250, buffer.size());
         send(kAllThere, 1, 0);
       } else {
         receive(kAllThere);
-        for (int i = 0; i < 250; ++i) receive(kLarge);  // their memory may be used again
+        for (int i = 0; i < 250; ++i) receive(kLong);  // their memory may be used again
       }
       meet_all(rt, "large/" + std::to_string(round));
       if (round == 0) before = in_use();
       if (rt.rank() == 1) {
-        send(kSmall, 250, 8);
+        send(kShort, 250, 8);
         send(kAllThere, 1, 0);
       } else {
         receive(kAllThere);

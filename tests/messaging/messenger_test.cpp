@@ -22,6 +22,39 @@ std::vector<std::size_t> sizes() {
           8192, 10001, 65535, 65536, 65537, 131072, 200000, 600001, 1 << 20, (1 << 20) + 1};
 }
 
+struct LargestEager {
+  ConfigPairs config;
+  std::size_t bytes;
+};
+
+/// A round trip over tcp takes longer than copying 64 KiB, so so much goes before somebody has asked.
+TEST(LargestEagerTest, OverTcpIsWhatTheConfigurationSays) {
+  const LargestEager cases[] = {{{}, 65536},
+                                {{{"tcp.eager_bytes", "8192"}}, 8192 - 16},
+                                {{{"tcp.eager_bytes", "64"}}, 4352 - 16},  // fabric.eager_bytes is more
+                                {{{"tcp.eager_bytes", "1MiB"}}, 65536}};   // as messages.thresholds has it
+  for (const auto& one : cases) {
+    SCOPED_TRACE(one.bytes);
+    run({.transport = "tcp", .workers = 2, .servers = 0, .config = one.config}, [&one](Runtime& rt) {
+      Messenger messenger(rt);
+      if (rt.rank() == 0) {
+        const Bytes data = data_of(one.bytes + 1, 7);
+        const std::span whole(data);
+        const auto at_once = value_or_throw(messenger.send(1, kTag, whole.first(one.bytes), soon()));
+        DTR_EXPECT_OK(messenger.wait(at_once));
+        const auto offered = value_or_throw(messenger.send(1, kTag, whole, 100ms));
+        EXPECT_EQ(messenger.wait(offered).error().code, Errc::timed_out);
+      }
+      value_or_throw(rt.allgather("sent", {}, soon()));
+      if (rt.rank() == 0) return;
+      Bytes data(one.bytes);
+      DTR_ASSERT_OK(messenger.wait(value_or_throw(messenger.recv(0, kTag, data, soon()))));
+      const Bytes sent = data_of(one.bytes + 1, 7);
+      EXPECT_TRUE(std::equal(data.begin(), data.end(), sent.begin()));
+    });
+  }
+}
+
 TEST_P(MessengerTest, EverySizeComesWholeWhetherExpectedOrNot) {
   run(GetParam(), [](Runtime& rt) {
     Messenger messenger(rt);

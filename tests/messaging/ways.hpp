@@ -22,7 +22,7 @@ inline std::vector<Job> message_ways(int ranks = 2) {
           {.transport = "tcp",
            .workers = ranks,
            .servers = 0,
-           .config = {{"messages.slot_count", "3"}, {"messages.slot_bytes", "5000"}}}};
+           .config = {{"messages.slot_count", "3"}, {"messages.slot_bytes", "5000"}, {"tcp.eager_bytes", "4096"}}}};
 }
 
 inline std::string way_name(const ::testing::TestParamInfo<Job>& info) {

@@ -13,17 +13,17 @@ namespace dtr::testing {
 namespace {
 
 /// verbs over a software NIC: there may be no device in this machine.
-fabric::TransportFactory over_software_nic(std::shared_ptr<software_nic::Network> network) {
+fabric::TransportFactory over_software_nic(std::shared_ptr<software_nic::Network> network, std::size_t eager_bytes) {
   return {.name = "verbs",
-          .make = [network = std::move(network)](
-                      const fabric::TransportContext& context) -> Result<std::unique_ptr<fabric::Transport>> {
+          .make = [network = std::move(network),
+                   eager_bytes](const fabric::TransportContext& context) -> Result<std::unique_ptr<fabric::Transport>> {
             const fabric::TransportFactory control{
                 .name = "tcp", .make = [](const fabric::TransportContext& inner) {
                   return fabric::tcp::make_tcp(
                       inner, {.bind_address = "127.0.0.1", .eager_bytes = 256 << 10, .send_buffer_bytes = 4 << 20});
                 }};
             return fabric::verbs::make_verbs(
-                context, {.failure_detect = scaled(20s)},
+                context, {.eager_bytes = eager_bytes, .failure_detect = scaled(20s)},
                 std::make_shared<software_nic::SoftwareNic>(
                     network,
                     software_nic::NicOptions{
@@ -55,7 +55,10 @@ void run(const Job& job, const std::function<void(Runtime&)>& rank) {
         options.config.overrides.emplace_back("transport.allow", job.transport);
         options.config.overrides.emplace_back("timeout.operation_ms", std::to_string(scaled(60s).count()));
         options.config.overrides.emplace_back("timeout.finalize_ms", std::to_string(scaled(20s).count()));
-        if (job.transport == "verbs") options.transports.push_back(over_software_nic(network));
+        if (job.transport == "verbs") {
+          const auto eager_bytes = value_or_throw(Config::load(options.config)).integer("fabric.eager_bytes");
+          options.transports.push_back(over_software_nic(network, static_cast<std::size_t>(eager_bytes)));
+        }
         Runtime rt(std::move(options));
         rank(rt);
       } catch (const std::exception& e) {

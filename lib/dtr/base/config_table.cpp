@@ -73,6 +73,8 @@ constexpr Setting kSettings[] = {
      .help = "Port to listen on; 0 = any free one."},
     {.key = "tcp.socket_buffer_bytes", .type = integer, .unit = bytes, .initial = "0", .minimum = 0, .maximum = kGiB,
      .help = "Send and receive buffer of each socket; 0 = as the kernel tunes it."},
+    {.key = "tcp.eager_bytes", .type = integer, .unit = bytes, .initial = "66560", .minimum = 64, .maximum = kMiB,
+     .help = "Largest small message over tcp, where a packet costs more than the copies of its contents; less than `fabric.eager_bytes` counts as that."},
     {.key = "tcp.handshake_timeout_ms", .type = integer, .unit = milliseconds, .initial = "5000", .minimum = 1, .maximum = kDayMs,
      .help = "A connection that has not proved itself by then is closed."},
     {.key = "tcp.max_pending_handshakes", .type = integer, .initial = "128", .minimum = 1, .maximum = 65536,
@@ -103,8 +105,8 @@ constexpr Setting kSettings[] = {
     {.key = "memory.pool_max_bytes", .type = integer, .unit = bytes, .initial = "68719476736", .minimum = kMiB, .maximum = 64 * kTiB,
      .help = "Size up to which the pool grows."},
 
-    {.key = "fabric.eager_bytes", .type = integer, .unit = bytes, .initial = "4096", .minimum = 64, .maximum = kMiB,
-     .help = "Largest small message."},
+    {.key = "fabric.eager_bytes", .type = integer, .unit = bytes, .initial = "4352", .minimum = 64, .maximum = kMiB,
+     .help = "Largest small message, 4 KiB and what libdtr adds to it; over tcp `tcp.eager_bytes`, if that is more."},
     {.key = "fabric.hold_bytes", .type = integer, .unit = bytes, .initial = "67108864", .minimum = kKiB, .maximum = kTiB,
      .help = "Messages kept for a port that nobody has opened yet."},
 

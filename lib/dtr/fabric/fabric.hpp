@@ -65,7 +65,9 @@ class Fabric final : public Receiver {
   [[nodiscard]] const Identity& identity() const noexcept { return identity_; }
   [[nodiscard]] PeerId self() const noexcept { return identity_.self; }
   [[nodiscard]] std::uint32_t size() const noexcept { return identity_.world; }
+  /// The largest message to any rank, and to this one, in bytes.
   [[nodiscard]] std::size_t max_message() const noexcept { return options_.eager_bytes; }
+  [[nodiscard]] std::size_t max_message(PeerId peer) const noexcept;
 
   // --- start and end ---
 

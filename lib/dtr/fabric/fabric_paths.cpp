@@ -37,6 +37,12 @@ Result<void> Fabric::make_transports() {
     }
     const TransportContext context{.identity = identity_, .regions = *regions_, .receiver = *this};
     auto made = factory.make(context);
+    if (made && (*made)->max_message() < options_.eager_bytes) {
+      return fail(Errc::config_error,
+                  factory.name + " sends messages of at most " + std::to_string((*made)->max_message()) +
+                      " bytes, and fabric.eager_bytes is " + std::to_string(options_.eager_bytes),
+                  "start fabric");
+    }
     if (made) {
       transports_.push_back(std::move(*made));
       meters_.push_back(context.traffic);
@@ -106,6 +112,11 @@ Result<void> Fabric::choose_path(PeerId id, std::span<const std::byte> address, 
   peer.why = &*reasons_.insert(passed_over).first;
   return fail(Errc::unreachable, passed_over.empty() ? "no transport is left here" : passed_over, "start fabric",
               static_cast<int>(id));
+}
+
+std::size_t Fabric::max_message(PeerId id) const noexcept {
+  const Transport* const transport = id < peers_.size() ? peers_[id]->transport : nullptr;
+  return transport != nullptr ? transport->max_message() : options_.eager_bytes;
 }
 
 PathReport Fabric::path(PeerId id) const {

@@ -149,7 +149,7 @@ std::string Refusals::cause(const Refusal& refusal) {
     case Errc::out_of_range:
       if (refusal.opcode == Opcode::send) {
         return "a message has at most " + std::to_string(refusal.max_message) +
-               " bytes (fabric.eager_bytes); larger data goes by put_notify";
+               " bytes (fabric.eager_bytes, over tcp also tcp.eager_bytes); larger data goes by put_notify";
       }
       if (refusal.has_local && (refusal.local_offset > refusal.local_length ||
                                 refusal.bytes > refusal.local_length - refusal.local_offset)) {

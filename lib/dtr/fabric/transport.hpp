@@ -141,6 +141,9 @@ class Transport : public ProgressSource {
   /// Kinds of memory that it reads and writes without staging.
   [[nodiscard]] virtual bool moves(MemoryKind kind) const noexcept = 0;
 
+  /// The largest message that its channels send, in bytes; fabric.eager_bytes or more.
+  [[nodiscard]] virtual std::size_t max_message() const noexcept = 0;
+
   /// How peers reach this process; exchanged at start.
   [[nodiscard]] virtual std::vector<std::byte> address() const = 0;
 

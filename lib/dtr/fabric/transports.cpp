@@ -1,5 +1,6 @@
 #include "dtr/fabric/transports.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <sstream>
 #include <string>
@@ -30,7 +31,8 @@ tcp::TcpOptions tcp_options(const Config& config) {
   options.bind_address = config.text("tcp.bind_address");
   options.port = static_cast<std::uint16_t>(config.integer("tcp.port"));
   options.socket_buffer_bytes = static_cast<int>(config.integer("tcp.socket_buffer_bytes"));
-  options.eager_bytes = static_cast<std::size_t>(config.integer("fabric.eager_bytes"));
+  options.eager_bytes =
+      static_cast<std::size_t>(std::max(config.integer("fabric.eager_bytes"), config.integer("tcp.eager_bytes")));
   options.handshake_timeout = duration_cast<milliseconds>(config.duration("tcp.handshake_timeout_ms"));
   options.max_pending_handshakes = static_cast<std::uint32_t>(config.integer("tcp.max_pending_handshakes"));
   options.failure_detect = duration_cast<milliseconds>(config.duration("failure.detect_ms"));

@@ -15,10 +15,10 @@ constexpr std::string_view kReadable = "shm";
 constexpr std::string_view kWays[] = {"eager", "slots", "read"};
 
 Thresholds make_built_in() {
-  const auto table = [](const char* transport, std::uint32_t piece) {
+  const auto table = [](const char* transport, std::uint64_t eager) {
     return Thresholds::Table{.transport = transport,
-                             .rows = {{.up_to = 4096, .way = MessageWay::eager, .piece = piece},
-                                      {.up_to = kNoEnd, .way = MessageWay::slots, .piece = piece}}};
+                             .rows = {{.up_to = eager, .way = MessageWay::eager, .piece = 65536},
+                                      {.up_to = kNoEnd, .way = MessageWay::slots, .piece = 65536}}};
   };
   Thresholds made;
   // Very large messages leave the caches, and so the slots had better be few bytes of them.
@@ -26,9 +26,9 @@ Thresholds make_built_in() {
                   .rows = {{.up_to = 4096, .way = MessageWay::eager, .piece = 65536},
                            {.up_to = 8 << 20, .way = MessageWay::slots, .piece = 65536},
                            {.up_to = kNoEnd, .way = MessageWay::slots, .piece = 32768}}},
-                 table("loopback", 65536),
-                 table("tcp", 65536),
-                 table("verbs", 65536)};
+                 table("loopback", 4096),
+                 table("tcp", 65536),  // a round trip more costs it 20 us
+                 table("verbs", 4096)};
   return made;
 }
 

@@ -134,6 +134,7 @@ class Loopback final : public Transport {
   std::string_view name() const noexcept override { return "loopback"; }
   std::string domain() const override { return "loopback:" + std::to_string(context_.identity.self); }
   bool moves(MemoryKind kind) const noexcept override { return kind != MemoryKind::cuda; }
+  std::size_t max_message() const noexcept override { return options_.eager_bytes; }
   std::vector<std::byte> address() const override { return {}; }
   Result<void> register_region(Region&) override { return {}; }
   bool drained(const Region& region) noexcept override { return region.uses() == 0; }
@@ -195,7 +196,6 @@ class Loopback final : public Transport {
   }
 
   [[nodiscard]] const TransportContext& context() const noexcept { return context_; }
-  [[nodiscard]] std::size_t max_message() const noexcept { return options_.eager_bytes; }
   [[nodiscard]] const ForkGuard& fork_guard() const noexcept { return fork_guard_; }
 
  private:

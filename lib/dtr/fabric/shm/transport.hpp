@@ -27,6 +27,7 @@ class ShmTransport final : public Transport, private Watcher {
   std::string_view name() const noexcept override { return "shm"; }
   std::string domain() const override { return domain_; }
   bool moves(MemoryKind kind) const noexcept override { return kind != MemoryKind::cuda; }
+  std::size_t max_message() const noexcept override { return local_->options.eager_bytes; }
   std::vector<std::byte> address() const override {
     const auto bytes = std::as_bytes(std::span(&address_, 1));
     return {bytes.begin(), bytes.end()};

@@ -28,6 +28,7 @@ class TcpTransport final : public Transport, private Hub {
   [[nodiscard]] std::string_view name() const noexcept override { return "tcp"; }
   [[nodiscard]] std::string domain() const override { return "tcp"; }
   [[nodiscard]] bool moves(MemoryKind kind) const noexcept override { return kind != MemoryKind::cuda; }
+  [[nodiscard]] std::size_t max_message() const noexcept override { return options.eager_bytes; }
   [[nodiscard]] std::vector<std::byte> address() const override { return encode(endpoints); }
 
   // Requests name a region by its key, and RegionTable::acquire guards it: nothing to prepare or to undo.

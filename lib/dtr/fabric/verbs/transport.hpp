@@ -26,6 +26,7 @@ class VerbsTransport final : private Hub, public Transport {
   [[nodiscard]] std::string describe() const override;
   [[nodiscard]] std::string domain() const override;
   [[nodiscard]] bool moves(MemoryKind kind) const noexcept override { return kind != MemoryKind::cuda; }
+  [[nodiscard]] std::size_t max_message() const noexcept override { return options.eager_bytes; }
   [[nodiscard]] std::vector<std::byte> address() const override { return own_address().encode(); }
   [[nodiscard]] Result<void> introduce(PeerId peer, std::span<const std::byte> address) override;
   [[nodiscard]] Result<void> register_region(Region& region) override;

@@ -32,7 +32,9 @@ Messenger::Core::Peer& Messenger::Core::make_peer(fabric::PeerId id) {
   auto made = std::make_unique<Peer>(id);
   const std::string transport = fabric_.path(id).transport;
   made->rows = &thresholds_.rows(transport);
-  made->largest_eager = std::min<std::uint64_t>(largest_eager(*made->rows), packet_.size() - sizeof(Eager));
+  const std::size_t largest = fabric_.max_message(id);
+  if (packet_.size() < largest) packet_.resize(largest);
+  made->largest_eager = std::min<std::uint64_t>(largest_eager(*made->rows), largest - sizeof(Eager));
   made->shares_memory = transport == "shm";
   known_.push_back(made.get());
   peers_[id] = std::move(made);
