@@ -61,11 +61,11 @@ TEST_P(MessageEndTest, WhatNobodyAnswersEndsAtItsDeadlineAndLeavesNoTrace) {
       meet_all(rt, "timed out");
     }
     // The abandoned offer is not received; the next one is.
-    Bytes data = rt.rank() == 0 ? data_of(60000, 2) : Bytes(60000);
+    Bytes data = rt.rank() == 0 ? data_of(kLarge, 2) : Bytes(kLarge);
     const auto next = rt.rank() == 0 ? messenger.send(1, kTag, data, soon()) : messenger.recv(0, kTag, data, soon());
     DTR_ASSERT_OK(next);
     DTR_ASSERT_OK(messenger.wait(*next));
-    EXPECT_EQ(data, data_of(60000, 2));
+    EXPECT_EQ(data, data_of(kLarge, 2));
   });
 }
 

@@ -118,7 +118,7 @@ class EtherTransport final : public fabric::Transport {
   std::string_view name() const noexcept override { return name_; }
   std::string domain() const override { return domain_; }
   bool moves(MemoryKind) const noexcept override { return true; }
-  std::size_t max_message() const noexcept override { return 65536; }
+  std::size_t max_message() const noexcept override { return 4352; }  // more would be no offer any more
   std::vector<std::byte> address() const override { return std::vector<std::byte>(24); }
   Result<void> register_region(Region&) override { return {}; }
   bool drained(const Region&) noexcept override { return true; }

@@ -18,8 +18,8 @@ class MessengerTest : public ::testing::TestWithParam<Job> {};
 INSTANTIATE_TEST_SUITE_P(Ways, MessengerTest, ::testing::ValuesIn(message_ways()), way_name);
 
 std::vector<std::size_t> sizes() {
-  return {0,    1,     8,     100,   4000,  4079,   4080,   4081,   4096,    5000,
-          8192, 10001, 65535, 65536, 65537, 131072, 200000, 600001, 1 << 20, (1 << 20) + 1};
+  return {0,    1,    8,     100,   4000,  4080,  4081,   4096,   4097,   4336,    4337,
+          5000, 8192, 10001, 65535, 65536, 65537, 131072, 200000, 600001, 1 << 20, (1 << 20) + 1};
 }
 
 struct LargestEager {
@@ -37,6 +37,10 @@ TEST(LargestEagerTest, OverTcpIsWhatTheConfigurationSays) {
     SCOPED_TRACE(one.bytes);
     run({.transport = "tcp", .workers = 2, .servers = 0, .config = one.config}, [&one](Runtime& rt) {
       Messenger messenger(rt);
+      Bytes word(1);
+      const auto heard_of = value_or_throw(rt.rank() == 1 ? messenger.send(0, kTag + 1, word, soon())
+                                                          : messenger.recv(1, kTag + 1, word, soon()));
+      DTR_ASSERT_OK(messenger.wait(heard_of));
       if (rt.rank() == 0) {
         const Bytes data = data_of(one.bytes + 1, 7);
         const std::span whole(data);
@@ -53,6 +57,28 @@ TEST(LargestEagerTest, OverTcpIsWhatTheConfigurationSays) {
       EXPECT_TRUE(std::equal(data.begin(), data.end(), sent.begin()));
     });
   }
+}
+
+/// What comes before a Messenger is there is held for all ranks together, and must not be much.
+TEST(LargestEagerTest, OverTcpIsThatOfAllTransportsUntilThePeersMessengerHasBeenHeardOf) {
+  run({.transport = "tcp", .workers = 2, .servers = 0}, [](Runtime& rt) {
+    for (int life = 0; life < 2; ++life) {
+      Messenger messenger(rt);
+      Bytes data(10000);
+      if (rt.rank() == 0) {
+        const auto unheard = value_or_throw(messenger.send(1, kTag, data, 100ms));
+        EXPECT_EQ(messenger.wait(unheard).error().code, Errc::timed_out);
+      }
+      value_or_throw(rt.allgather("unheard", {}, soon()));
+      const auto word = value_or_throw(rt.rank() == 1 ? messenger.send(0, kTag, std::span(data).first(1), soon())
+                                                      : messenger.recv(1, kTag, data, soon()));
+      DTR_ASSERT_OK(messenger.wait(word));
+      if (rt.rank() == 0) DTR_EXPECT_OK(messenger.wait(value_or_throw(messenger.send(1, kTag, data, soon()))));
+      value_or_throw(rt.allgather("heard", {}, soon()));
+      if (rt.rank() == 1) DTR_EXPECT_OK(messenger.wait(value_or_throw(messenger.recv(0, kTag, data, soon()))));
+      value_or_throw(rt.allgather("over", {}, soon()));
+    }
+  });
 }
 
 TEST_P(MessengerTest, EverySizeComesWholeWhetherExpectedOrNot) {
@@ -130,11 +156,11 @@ TEST_P(MessengerTest, MessagesOfOneTagComeInTheOrderOfTheirSendsWhateverTheirSiz
   run(GetParam(), [](Runtime& rt) {
     Messenger messenger(rt);
     constexpr std::size_t kCount = 60;
-    const auto size_of = [](std::size_t i) { return i % 3 == 0 ? 16 + i : i % 3 == 1 ? 20000 + i : 4080; };
+    const auto size_of = [](std::size_t i) { return i % 3 == 0 ? 16 + i : i % 3 == 1 ? 70000 + i : 4096; };
     std::vector<Bytes> memory(kCount);
     std::vector<MessageHandle> handles;
     for (std::size_t i = 0; i < kCount; ++i) {
-      memory[i] = rt.rank() == 0 ? data_of(size_of(i), i) : Bytes(30000);
+      memory[i] = rt.rank() == 0 ? data_of(size_of(i), i) : Bytes(80000);
       auto begun =
           rt.rank() == 0 ? messenger.send(1, kTag, memory[i], soon()) : messenger.recv(0, kTag, memory[i], soon());
       DTR_ASSERT_OK(begun);
@@ -257,6 +283,39 @@ TEST_P(MessengerTest, MoreMessagesThanTheReceiverKeepsWaitAtTheSender) {
       const auto message = messenger.wait(value_or_throw(messenger.recv(0, 0, buffer, soon(), 0)));
       DTR_ASSERT_OK(message);
       ASSERT_EQ(message->tag, i);
+    }
+  });
+}
+
+TEST_P(MessengerTest, LargeOnesAndSmallOnesBeyondTheReceiversRoomComeInOrder) {
+  run(GetParam(), [](Runtime& rt) {
+    Messenger messenger(rt);
+    constexpr std::size_t kCount = 120;  // 3.6 MB: more than a queue or a receiver has room for
+    const auto size_of = [](std::size_t i) { return i % 3 == 0 ? 60000 + i : i % 3 == 1 ? i : 30000 - i; };
+    Bytes buffer(70000);
+    const auto heard_of = value_or_throw(rt.rank() == 1 ? messenger.send(0, kTag, std::span(buffer).first(1), soon())
+                                                        : messenger.recv(1, kTag, buffer, soon()));
+    DTR_ASSERT_OK(messenger.wait(heard_of));
+    if (rt.rank() == 0) {
+      std::vector<Bytes> memory;
+      std::vector<MessageHandle> handles;
+      for (std::size_t i = 0; i < kCount; ++i) {
+        memory.push_back(data_of(size_of(i), i));
+        handles.push_back(value_or_throw(messenger.send(1, i, memory.back(), soon())));
+      }
+      EXPECT_FALSE(messenger.done(handles.back()));
+      value_or_throw(rt.allgather("all sent", {}, soon()));
+      for (const auto handle : handles) DTR_ASSERT_OK(messenger.wait(handle));
+      return;
+    }
+    value_or_throw(rt.allgather("all sent", {}, soon()));
+    for (std::size_t i = 0; i < kCount; ++i) {
+      const auto message = messenger.wait(value_or_throw(messenger.recv(0, 0, buffer, soon(), 0)));
+      DTR_ASSERT_OK(message);
+      ASSERT_EQ(message->tag, i);
+      const Bytes sent = data_of(size_of(i), i);
+      ASSERT_EQ(message->bytes, sent.size());
+      ASSERT_TRUE(std::equal(sent.begin(), sent.end(), buffer.begin())) << i;
     }
   });
 }

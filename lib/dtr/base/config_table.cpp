@@ -106,7 +106,7 @@ constexpr Setting kSettings[] = {
      .help = "Size up to which the pool grows."},
 
     {.key = "fabric.eager_bytes", .type = integer, .unit = bytes, .initial = "4352", .minimum = 64, .maximum = kMiB,
-     .help = "Largest small message, 4 KiB and what libdtr adds to it; over tcp `tcp.eager_bytes`, if that is more."},
+     .help = "Largest small message, 4 KiB and what libdtr adds to it; the same on all ranks. Over tcp `tcp.eager_bytes`, if that is more."},
     {.key = "fabric.hold_bytes", .type = integer, .unit = bytes, .initial = "67108864", .minimum = kKiB, .maximum = kTiB,
      .help = "Messages kept for a port that nobody has opened yet."},
 

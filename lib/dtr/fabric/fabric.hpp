@@ -30,7 +30,7 @@ struct FabricOptions {
   /// Names of transports that may be used between ranks, empty = all.
   std::vector<std::string> allow{};
   std::chrono::milliseconds connect_timeout{10000};
-  std::size_t eager_bytes = 4096;     ///< largest message; the transports are made with the same
+  std::size_t eager_bytes = 4096;     ///< largest message; the transports are made with as much or more
   std::size_t hold_bytes = 64 << 20;  ///< messages kept for ports that nobody has opened
   ProgressOptions progress{};
 };
@@ -65,8 +65,9 @@ class Fabric final : public Receiver {
   [[nodiscard]] const Identity& identity() const noexcept { return identity_; }
   [[nodiscard]] PeerId self() const noexcept { return identity_.self; }
   [[nodiscard]] std::uint32_t size() const noexcept { return identity_.world; }
-  /// The largest message to any rank, and to this one, in bytes.
+  /// The largest message that goes to every rank, in bytes.
   [[nodiscard]] std::size_t max_message() const noexcept { return options_.eager_bytes; }
+  /// To one rank: as much or more.
   [[nodiscard]] std::size_t max_message(PeerId peer) const noexcept;
 
   // --- start and end ---

@@ -20,6 +20,7 @@ constexpr std::uint32_t kListenEvery = 64;
 constexpr int kLooks = 4;
 constexpr auto kGoodbyePatience = std::chrono::milliseconds(50);
 constexpr std::int64_t kSettleNs = 20'000;  // longer than the round trip of a ping-pong, shorter than people notice
+constexpr std::int64_t kLongestDebtNs = 500'000;  // though other peers never let it rest
 
 Result<void> check(const TcpOptions& options) {
   const auto refuse = [](const std::string& what) { return fail(Errc::invalid_argument, what, kOperation); };
@@ -125,9 +126,8 @@ int TcpTransport::progress(int /*budget*/) noexcept {
   if (!ready.empty()) {
     last_ready_ = now;
     in_use_.store(true, std::memory_order_relaxed);
-  } else if (!owing_.empty() && now - last_ready_ >= kSettleNs) {
-    settle();
   }
+  if (!owing_.empty() && (now - last_ready_ >= kSettleNs || now - owing_since_ >= kLongestDebtNs)) settle();
   graveyard_.clear();
   return static_cast<int>(ready.size());
 }

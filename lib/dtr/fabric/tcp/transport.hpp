@@ -49,7 +49,10 @@ class TcpTransport final : public Transport, private Hub {
   void admit(UniqueFd fd, const Hello& hello, const Endpoint& from) noexcept override;
   void link_lost(PeerRecord& peer, std::string why) noexcept override;
   void peer_down(PeerRecord& peer, Errc code, const std::string& why) noexcept override;
-  void settle_later(PeerRecord& peer) noexcept override { owing_.push_back(&peer); }
+  void settle_later(PeerRecord& peer) noexcept override {
+    if (owing_.empty()) owing_since_ = now_ns();
+    owing_.push_back(&peer);
+  }
   void settle() noexcept;
 
   [[nodiscard]] PeerRecord& record_of(PeerId peer);
@@ -68,6 +71,7 @@ class TcpTransport final : public Transport, private Hub {
   std::vector<PeerRecord*> round_;                     ///< everybody()
   std::vector<std::unique_ptr<Responder>> graveyard_;  ///< closed, but perhaps still in a function of theirs
   std::vector<std::shared_ptr<Initiator>> retired_;    ///< as above; with mutex_
+  std::int64_t owing_since_ = kNever;                  ///< the oldest of these
   std::vector<PeerRecord*> owing_;                     ///< see settle_later
   std::int64_t last_ready_ = 0;                        ///< when a socket was ready last
   std::uint32_t rounds_ = 0;

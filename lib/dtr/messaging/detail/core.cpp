@@ -34,7 +34,10 @@ Messenger::Core::Peer& Messenger::Core::make_peer(fabric::PeerId id) {
   made->rows = &thresholds_.rows(transport);
   const std::size_t largest = fabric_.max_message(id);
   if (packet_.size() < largest) packet_.resize(largest);
-  made->largest_eager = std::min<std::uint64_t>(largest_eager(*made->rows), largest - sizeof(Eager));
+  const std::uint64_t wanted = largest_eager(*made->rows);
+  made->eager_to_known = std::min<std::uint64_t>(wanted, largest - sizeof(Eager));
+  made->eager_to_unknown = std::min<std::uint64_t>(wanted, fabric_.max_message() - sizeof(Eager));
+  made->largest_eager = made->eager_to_unknown;
   made->shares_memory = transport == "shm";
   known_.push_back(made.get());
   peers_[id] = std::move(made);

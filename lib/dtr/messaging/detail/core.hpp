@@ -131,7 +131,9 @@ class Messenger::Core final : public fabric::PortHandler, private fabric::Progre
 
     const fabric::PeerId id;
     const std::vector<ThresholdRow>* rows = nullptr;
-    std::uint64_t largest_eager = 0;
+    std::uint64_t largest_eager = 0;     ///< at present
+    std::uint64_t eager_to_known = 0;    ///< once its Messenger has been heard of
+    std::uint64_t eager_to_unknown = 0;  ///< before, for what is held until it is there is held with that of all ranks
     bool shares_memory = false;
     fabric::Channel* channel = nullptr;
     bool met = false;     ///< something was sent to it, or came from it

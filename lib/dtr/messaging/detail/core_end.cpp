@@ -124,6 +124,7 @@ void Messenger::Core::forget(Peer& peer, Errc code, std::string_view words, bool
     operation.partner = 0;
     if (operation.stage != Stage::flying) end(operation, code, words);
   }
+  peer.largest_eager = peer.eager_to_unknown;
   peer.next_out = 0;
   peer.spent = peer.freed = 0;
   peer.offers = 0;

@@ -51,6 +51,7 @@ bool Messenger::Core::handle(Lock& lock, Peer& peer, std::span<const std::byte> 
   if (head->kind != Kind::bye && head->kind != Kind::bye_seen) {
     if (closing_) return true;  // it came too late for anybody
     peer.met = true;
+    peer.largest_eager = peer.eager_to_known;
   }
   switch (head->kind) {
     case Kind::eager:
